@@ -1,0 +1,130 @@
+"""Collect episodes with a policy, and cut what ``N`` parallel environments produced into episodes.
+
+A recorder sees one column per environment and one row per step::
+
+    time   env 0   env 1
+      0    e0      e1        each letter is one step of one episode;
+      1    e0      e1 ┐      ┐ and ┘ mark where an episode ends
+      2    e0 ┐    e2
+      3    e3      e2        the episodes still open at the end are left out: keeping their first
+                             halves would show a policy that dies less, or earlier, than it did
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlcourse.environments import BatchedEnvironment, Step
+from rlcourse.experience.episodes import Episodes
+from rlcourse.networks import sample_actions
+from rlcourse.vocabulary import DiscretePolicy
+
+
+class EpisodeRecorder:
+    """Remembers every step of a batched environment and hands them back as episodes, in the order they ended."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Tensor, ...]] = []
+
+    def record(self, obs: Tensor, action: Tensor, probability: Tensor, step: Step) -> None:
+        """Add one row: what was seen ``(N, D)``, done ``(N,)``, how likely that was ``(N,)``, what came of it."""
+        row = (obs, action, probability, step.reward, step.terminated, step.truncated, step.next_obs)
+        self._rows.append(row)
+
+    def __len__(self) -> int:
+        """Steps recorded, finished or not."""
+        return sum(row[1].shape[0] for row in self._rows[:1]) * len(self._rows)
+
+    def episodes(self) -> Episodes:
+        """Every finished episode, ordered by the moment it ended."""
+        obs, action, probability, reward, terminated, truncated, next_obs = (
+            torch.stack(column).transpose(0, 1).cpu().numpy() for column in zip(*self._rows, strict=True)
+        )  # each (N, T, ...)
+        num_envs, num_steps = action.shape
+        env, last = np.nonzero(terminated | truncated)
+        begins = np.where(np.diff(env, prepend=-1) != 0, 0, np.roll(last, 1) + 1)
+        order = np.lexsort((env, last))
+        flat = env * num_steps
+        first, final = (flat + begins)[order], (flat + last)[order]
+        lengths = final - first + 1
+        steps = _ranges(first, lengths)
+        return Episodes(
+            observations=_with_last(obs.reshape(num_envs * num_steps, -1), next_obs, steps, final, lengths),
+            actions=action.reshape(-1)[steps].astype(np.int64),
+            rewards=reward.reshape(-1)[steps].astype(np.float32),
+            behaviour_probabilities=probability.reshape(-1)[steps].astype(np.float32),
+            lengths=lengths.astype(np.int64),
+            terminated=terminated.reshape(-1)[final],
+        )
+
+
+def collect(
+    env: BatchedEnvironment, policy: DiscretePolicy, num_transitions: int, *, generator: torch.Generator
+) -> Episodes:
+    """Act with ``policy`` (sampling) until enough episodes have *finished*, then keep exactly ``num_transitions``.
+
+    The last episode kept may be cut short by :func:`first_transitions`.
+
+    Args:
+        env: reset here.
+        policy: asked for probabilities, which are logged as propensities.
+        num_transitions: how many to return.
+        generator: for the policy's choices, on the environment's device.
+    """
+    recorder = EpisodeRecorder()
+    obs = env.reset()
+    finished, length = 0, torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
+    while finished < num_transitions:
+        probabilities = policy.probabilities(obs)
+        action = sample_actions(probabilities, generator)
+        step = env.step(action)
+        recorder.record(obs, action, probabilities.gather(-1, action.unsqueeze(-1)).squeeze(-1), step)
+        length += 1
+        ended = step.terminated | step.truncated
+        finished += int(length[ended].sum())
+        length.masked_fill_(ended, 0)
+        obs = step.obs
+    return first_transitions(recorder.episodes(), num_transitions)
+
+
+def first_transitions(episodes: Episodes, num_transitions: int) -> Episodes:
+    """The first ``num_transitions`` steps; an episode that straddles the end is cut there and counts as truncated."""
+    ends = np.cumsum(episodes.lengths)
+    keep = int(np.searchsorted(ends, num_transitions)) + 1
+    kept = episodes.select(np.arange(min(keep, episodes.num_episodes)))
+    surplus = kept.num_transitions - num_transitions
+    if surplus <= 0:
+        return kept
+    lengths, terminated = kept.lengths.copy(), kept.terminated.copy()
+    lengths[-1] -= surplus
+    terminated[-1] = False
+    return Episodes(
+        observations=kept.observations[:-surplus],
+        actions=kept.actions[:-surplus],
+        rewards=kept.rewards[:-surplus],
+        behaviour_probabilities=kept.behaviour_probabilities[:-surplus],
+        lengths=lengths,
+        terminated=terminated,
+    )
+
+
+def _ranges(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    # Concatenate arange(first_e, first_e + length_e) over e without a Python loop.
+    offsets = np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    ranges: np.ndarray = offsets + np.arange(int(lengths.sum()))
+    return ranges
+
+
+def _with_last(
+    obs: np.ndarray, next_obs: np.ndarray, steps: np.ndarray, final: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    # Episode e contributes length_e + 1 rows: what was seen before each step, then what was seen after the last.
+    rows = np.empty((len(steps) + len(lengths), obs.shape[1]), dtype=np.float32)
+    last_rows = np.cumsum(lengths + 1) - 1
+    is_last = np.zeros(len(rows), dtype=bool)
+    is_last[last_rows] = True
+    rows[is_last] = next_obs.reshape(-1, obs.shape[1])[final]
+    rows[~is_last] = obs[steps]
+    return rows

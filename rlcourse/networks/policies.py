@@ -1,0 +1,123 @@
+"""Policies over a finite set of actions. Each says how likely its actions are, so that logs can carry propensities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlcourse.errors import ConfigError
+from rlcourse.vocabulary import DiscretePolicy
+
+Head = Callable[[Tensor], Tensor]
+"""``(B, D)`` observations to ``(B, A)`` logits or values."""
+
+
+def sample_actions(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """``(B, A)`` probabilities to ``(B,)`` int64 actions, one draw each."""
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+class CategoricalPolicy:
+    """Samples from the softmax of a network's logits; greedy takes the largest."""
+
+    def __init__(self, logits: Head) -> None:
+        self.logits = logits
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B,)`` int64."""
+        if greedy:
+            return self.logits(obs).argmax(-1)
+        return sample_actions(self.probabilities(obs), generator)
+
+    @torch.no_grad()
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)``."""
+        return self.logits(obs).softmax(-1)
+
+
+class GreedyQPolicy:
+    """Takes the action of the largest Q-value. It is deterministic: ``greedy`` changes nothing.
+
+    ``q`` may return ``(B, A)``, or ``(2, B, A)`` for twins, of which the smaller counts.
+    """
+
+    def __init__(self, q: Head) -> None:
+        self.q = q
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B,)`` int64."""
+        return self.values(obs).argmax(-1)
+
+    @torch.no_grad()
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)``: 1 for the chosen action, 0 for the others."""
+        values = self.values(obs)
+        return torch.zeros_like(values).scatter_(-1, values.argmax(-1, keepdim=True), 1.0)
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)`` Q-values."""
+        q = self.q(obs)
+        return q.amin(0) if q.dim() == 3 else q
+
+
+class EpsilonGreedyPolicy:
+    """Follows ``base`` greedily, but takes a uniformly random action with probability ``epsilon``."""
+
+    def __init__(self, base: DiscretePolicy, epsilon: float) -> None:
+        if not 0.0 <= epsilon <= 1.0:
+            raise ConfigError(f"epsilon is {epsilon}.", mend="It is a probability: use 0 to 1.")
+        self.base = base
+        self.epsilon = epsilon
+
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B,)`` int64."""
+        if greedy:
+            return self.base.act(obs, greedy=True)
+        return sample_actions(self.probabilities(obs), generator)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)``: epsilon shared among all, the rest on the base policy's greedy action."""
+        action = self.base.act(obs, greedy=True)
+        num_actions = self.base.probabilities(obs[:1]).shape[-1]
+        shared = torch.full((obs.shape[0], num_actions), self.epsilon / num_actions, device=obs.device)
+        return shared.scatter_add_(-1, action.unsqueeze(-1), torch.full_like(shared[:, :1], 1.0 - self.epsilon))
+
+
+class UniformPolicy:
+    """Every action alike: the baseline below every other. Greedy has nothing to go by and takes action 0."""
+
+    def __init__(self, num_actions: int) -> None:
+        if num_actions < 1:
+            raise ConfigError(f"{num_actions} actions leave nothing to choose.", mend="Use 1 or more.")
+        self.num_actions = num_actions
+
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B,)`` int64."""
+        if greedy:
+            return torch.zeros(obs.shape[0], dtype=torch.int64, device=obs.device)
+        return sample_actions(self.probabilities(obs), generator)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)``, all ``1 / A``."""
+        return torch.full((obs.shape[0], self.num_actions), 1.0 / self.num_actions, device=obs.device)
+
+
+class ScriptedPolicy:
+    """Acts by a plain function of the observation; for tests, baselines and thermostats."""
+
+    def __init__(self, rule: Callable[[Tensor], Tensor], num_actions: int) -> None:
+        self.rule = rule
+        self.num_actions = num_actions
+
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B,)`` int64."""
+        return self.rule(obs)
+
+    def probabilities(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, A)``: 1 for the rule's action."""
+        return torch.nn.functional.one_hot(self.rule(obs), self.num_actions).float()
