@@ -49,8 +49,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {f.name: None if (x := getattr(self, f.name)) is None else x.to(device) for f in fields(self)}
-        return type(self)(**moved)
+        logged = self.behaviour_probability
+        return type(self)(
+            self.obs.to(device),
+            self.action.to(device),
+            self.reward.to(device),
+            self.discount.to(device),
+            self.next_obs.to(device),
+            None if logged is None else logged.to(device),
+        )
 
     def validate(self) -> Self:
         """Check the shapes once, at the seam.
@@ -110,6 +117,10 @@ class Learner(Protocol):
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step; returns what is worth plotting."""
+        ...
+
+    def anneal(self, fraction: float) -> None:
+        """Set the learning rates to this fraction of their first values."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

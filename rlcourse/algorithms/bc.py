@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from rlcourse.networks import CategoricalPolicy, LogitsNetwork
+from rlcourse.networks import CategoricalPolicy, LogitsNetwork, adam, anneal_
 from rlcourse.objectives.policies import categorical_entropy, negative_log_likelihood
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
@@ -40,7 +38,7 @@ class BC:
         self.config = config = config or BCConfig()
         device = spec.obs_mean.device
         self.logits = LogitsNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
-        self.optimiser = torch.optim.Adam(self.logits.parameters(), lr=config.learning_rate, fused=True)
+        self.optimiser = adam(self.logits.parameters(), config.learning_rate)
 
     @property
     def policy(self) -> CategoricalPolicy:
@@ -55,6 +53,10 @@ class BC:
         loss.backward()
         self.optimiser.step()
         return {"policy_loss": loss.detach(), "entropy": categorical_entropy(logits.detach()).mean()}
+
+    def anneal(self, fraction: float) -> None:
+        """Shrink the learning rate to a fraction of its first value."""
+        anneal_(self.optimiser, fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Network and optimiser."""

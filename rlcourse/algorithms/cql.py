@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcourse.networks import GreedyQPolicy, QNetwork, frozen_copy, polyak_update_
+from rlcourse.networks import GreedyQPolicy, QNetwork, adam, anneal_, frozen_copy, polyak_update_
 from rlcourse.objectives.values import bellman_target, conservative_penalty, double_q_value, squared_td_error
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
@@ -48,7 +48,7 @@ class CQL:
         device = spec.obs_mean.device
         self.q = QNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
         self.target_q = frozen_copy(self.q)
-        self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate, fused=True)
+        self.optimiser = adam(self.q.parameters(), config.learning_rate)
 
     @property
     def policy(self) -> GreedyQPolicy:
@@ -73,6 +73,10 @@ class CQL:
         """``(B,)`` Bellman targets: the online network chooses, the target network judges."""
         next_value = double_q_value(self.q(batch.next_obs), self.target_q(batch.next_obs))
         return bellman_target(batch.reward, batch.discount, next_value)
+
+    def anneal(self, fraction: float) -> None:
+        """Shrink the learning rate to a fraction of its first value."""
+        anneal_(self.optimiser, fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, the target among them, and optimiser."""

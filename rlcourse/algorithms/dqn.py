@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from rlcourse.networks import GreedyQPolicy, QNetwork, frozen_copy, polyak_update_
+from rlcourse.networks import GreedyQPolicy, QNetwork, adam, anneal_, frozen_copy, polyak_update_
 from rlcourse.objectives.values import bellman_target, double_q_value
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
@@ -41,7 +41,7 @@ class DQN:
         device = spec.obs_mean.device
         self.q = QNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
         self.target_q = frozen_copy(self.q)
-        self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate, fused=True)
+        self.optimiser = adam(self.q.parameters(), config.learning_rate)
 
     @property
     def policy(self) -> GreedyQPolicy:
@@ -60,6 +60,10 @@ class DQN:
         self.optimiser.step()
         polyak_update_(self.target_q, self.q, self.config.target_rate)
         return {"td_loss": loss.detach(), "q_mean": taken.detach().mean()}
+
+    def anneal(self, fraction: float) -> None:
+        """Shrink the learning rate to a fraction of its first value."""
+        anneal_(self.optimiser, fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, the target among them, and optimiser."""

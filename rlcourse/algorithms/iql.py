@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from rlcourse.networks import CategoricalPolicy, LogitsNetwork, TwinQNetwork, ValueNetwork, frozen_copy, polyak_update_
+from rlcourse.networks import CategoricalPolicy, LogitsNetwork, TwinQNetwork, ValueNetwork, adam, anneal_, frozen_copy, polyak_update_
 from rlcourse.objectives.policies import advantage_weights, negative_log_likelihood
 from rlcourse.objectives.values import bellman_target, expectile_loss, squared_td_error
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
@@ -58,7 +58,7 @@ class IQL:
         self.logits = LogitsNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
         self.target_q = frozen_copy(self.q)
         weights = [*self.q.parameters(), *self.value.parameters(), *self.logits.parameters()]
-        self.optimiser = torch.optim.Adam(weights, lr=config.learning_rate, fused=True)
+        self.optimiser = adam(weights, config.learning_rate)
 
     @property
     def policy(self) -> CategoricalPolicy:
@@ -91,6 +91,10 @@ class IQL:
             "advantage_mean": advantage.detach().mean(),
             "weight_mean": weight.mean(),
         }
+
+    def anneal(self, fraction: float) -> None:
+        """Shrink the learning rate to a fraction of its first value."""
+        anneal_(self.optimiser, fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, the target among them, and optimiser."""

@@ -323,9 +323,7 @@ NEGATIVE_LOG_LIKELIHOOD = Exercise(
         ),
         Mistake(
             "overflows",
-            lambda logits, action: (
-                logits.exp().sum(-1).log() - logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-            ),
+            lambda logits, action: logits.exp().sum(-1).log() - logits.gather(-1, action.unsqueeze(-1)).squeeze(-1),
             "Right for small logits, infinite for large ones: exp(200) does not fit a float32. "
             "torch.log_softmax, torch.logsumexp and cross_entropy subtract the largest logit first.",
         ),

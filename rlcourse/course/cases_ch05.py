@@ -140,7 +140,9 @@ ADVANTAGE_WEIGHTS = Exercise(
         _UNCAPPED,
         Mistake(
             "gradient leaks",
-            lambda advantage, inverse_temperature, maximum: torch.exp(inverse_temperature * advantage).clamp(max=maximum),
+            lambda advantage, inverse_temperature, maximum: torch.exp(inverse_temperature * advantage).clamp(
+                max=maximum
+            ),
             "The numbers are right, but a gradient flows through the weights into Q and V: the policy loss would then teach "
             "them to please the policy. Detach the advantage.",
         ),
@@ -231,8 +233,8 @@ IMPLICIT_POLICY_LOSS = Exercise(
     mistakes=(
         Mistake(
             "log likelihood",
-            lambda logits, action, advantage, inverse_temperature: -implicit_policy_loss(
-                logits, action, advantage, inverse_temperature
+            lambda logits, action, advantage, inverse_temperature: (
+                -implicit_policy_loss(logits, action, advantage, inverse_temperature)
             ),
             "The sign is wrong: minimising this makes good actions less likely.",
         ),
@@ -243,27 +245,31 @@ IMPLICIT_POLICY_LOSS = Exercise(
         ),
         Mistake(
             "policy gradient",
-            lambda logits, action, advantage, inverse_temperature: advantage.detach()
-            * negative_log_likelihood(logits, action),
+            lambda logits, action, advantage, inverse_temperature: (
+                advantage.detach() * negative_log_likelihood(logits, action)
+            ),
             "The bare advantage stands as the weight, as in a policy gradient: bad actions get pushed away. Here the weight "
             "is exp(beta * A), never negative.",
         ),
         Mistake(
             "no cap",
-            lambda logits, action, advantage, inverse_temperature: torch.exp(inverse_temperature * advantage.detach())
-            * negative_log_likelihood(logits, action),
+            lambda logits, action, advantage, inverse_temperature: (
+                torch.exp(inverse_temperature * advantage.detach()) * negative_log_likelihood(logits, action)
+            ),
             "One sample can own the batch: cap its weight at 100.",
         ),
         Mistake(
             "temperature inverted",
-            lambda logits, action, advantage, inverse_temperature: advantage_weights(advantage, 1 / inverse_temperature)
-            * negative_log_likelihood(logits, action),
+            lambda logits, action, advantage, inverse_temperature: (
+                advantage_weights(advantage, 1 / inverse_temperature) * negative_log_likelihood(logits, action)
+            ),
             "The advantage is divided by beta; it is the *inverse* temperature and multiplies.",
         ),
         Mistake(
             "gradient leaks",
-            lambda logits, action, advantage, inverse_temperature: torch.exp(inverse_temperature * advantage).clamp(max=100)
-            * negative_log_likelihood(logits, action),
+            lambda logits, action, advantage, inverse_temperature: (
+                torch.exp(inverse_temperature * advantage).clamp(max=100) * negative_log_likelihood(logits, action)
+            ),
             "The numbers are right, but a gradient flows into the advantage: the policy loss must teach the policy alone. "
             "Detach.",
         ),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rlcourse.course.calling import Plain, call, encode
 from rlcourse.course.exercise_set import Exercise
+from rlcourse.course.inside.calling import Plain, call, encode
 from rlcourse.course.plain import difference, show_value
 from rlcourse.course.verdicts import FailingCase, Verdict
 from rlcourse.devices import torch_threads

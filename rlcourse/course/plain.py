@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rlcourse.course.calling import DTYPES, MAX_ELEMENTS, Plain
+from rlcourse.course.inside.calling import DTYPES, MAX_ELEMENTS, Plain
 
 _SCALARS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 _DEPTH = 4
@@ -30,7 +30,9 @@ def checked_outcome(reply: Any) -> Plain:
     if set(reply) == {"raised"}:
         raised = reply["raised"]
         _require(type(raised) is dict and set(raised) == {"type", "message", "line"}, "error")
-        _require(type(raised["type"]) is str and type(raised["message"]) is str and type(raised["line"]) is int, "error")
+        _require(
+            type(raised["type"]) is str and type(raised["message"]) is str and type(raised["line"]) is int, "error"
+        )
         return reply
     _require(set(reply) == {"value", "gradients", "changed"}, "keys")
     _check_value(reply["value"], _DEPTH)
@@ -87,15 +89,17 @@ def difference(got: Plain, wanted: Plain, rtol: float, atol: float) -> str:
             return "shape"
         if got["dtype"] != wanted["dtype"]:
             return "dtype"
-        return "" if all(_close(a, b, rtol, atol) for a, b in zip(got["data"], wanted["data"], strict=True)) else "value"
+        return (
+            "" if all(_close(a, b, rtol, atol) for a, b in zip(got["data"], wanted["data"], strict=True)) else "value"
+        )
     if kind in ("tuple", "list"):
         if len(got["items"]) != len(wanted["items"]):
             return "shape"
         parts = zip(got["items"], wanted["items"], strict=True)
         return next((d for a, b in parts if (d := difference(a, b, rtol, atol))), "")
     if kind == "linear":
-        parts = ((got[part], wanted[part]) for part in ("weight", "bias"))
-        return next((d for a, b in parts if (d := difference(a, b, rtol, atol))), "")
+        names = ("weight", "bias")
+        return next((d for name in names if (d := difference(got[name], wanted[name], rtol, atol))), "")
     if kind == "other":
         return "" if got["type"] == wanted["type"] else "type"
     return "" if kind == "none" or _close(got["data"], wanted["data"], rtol, atol) else "value"

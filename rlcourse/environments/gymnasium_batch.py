@@ -21,7 +21,7 @@ class GymnasiumBatch:
 
     def __init__(self, env_id: str, num_envs: int, *, seed: int, device: torch.device | str = "cpu") -> None:
         # SAME_STEP reports the true last observation beside the fresh one, which is what Step wants.
-        self.vector = SyncVectorEnv(
+        self.vector: SyncVectorEnv[Any, Any, Any] = SyncVectorEnv(
             [lambda: gym.make(env_id) for _ in range(num_envs)], autoreset_mode=AutoresetMode.SAME_STEP
         )
         space, actions = self.vector.single_observation_space, self.vector.single_action_space

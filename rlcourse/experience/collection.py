@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlcourse.environments import BatchedEnvironment, Step
-from rlcourse.experience.episodes import Episodes
+from rlcourse.experience.episodes import Episodes, concatenated_ranges
 from rlcourse.networks import sample_actions
 from rlcourse.vocabulary import DiscretePolicy
 
@@ -49,7 +49,7 @@ class EpisodeRecorder:
         flat = env * num_steps
         first, final = (flat + begins)[order], (flat + last)[order]
         lengths = final - first + 1
-        steps = _ranges(first, lengths)
+        steps = concatenated_ranges(first, lengths)
         return Episodes(
             observations=_with_last(obs.reshape(num_envs * num_steps, -1), next_obs, steps, final, lengths),
             actions=action.reshape(-1)[steps].astype(np.int64),
@@ -108,13 +108,6 @@ def first_transitions(episodes: Episodes, num_transitions: int) -> Episodes:
         lengths=lengths,
         terminated=terminated,
     )
-
-
-def _ranges(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    # Concatenate arange(first_e, first_e + length_e) over e without a Python loop.
-    offsets = np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    ranges: np.ndarray = offsets + np.arange(int(lengths.sum()))
-    return ranges
 
 
 def _with_last(

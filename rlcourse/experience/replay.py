@@ -1,4 +1,4 @@
-"""A replay buffer: the last ``capacity`` transitions as whole tensors on the device."""
+"""A replay buffer: the last ``capacity`` transitions as whole tensors on the device, folded over n steps when drawn."""
 
 from __future__ import annotations
 
@@ -12,35 +12,66 @@ from rlcourse.vocabulary import Batch
 
 
 class ReplayBuffer:
-    """A ring of ``capacity`` transitions, filled ``N`` at a time."""
+    """A ring of steps of ``num_envs`` environments.
 
-    def __init__(self, capacity: int, obs_size: int, *, gamma: float, device: torch.device | str = "cpu") -> None:
-        if capacity < 1:
-            raise ConfigError(f"A buffer of {capacity} transitions is empty.", mend="Use 1 or more.")
-        self.capacity = capacity
+    The step that follows step ``i`` in the same environment lies ``num_envs`` places further on, which is all that
+    folding n steps needs to know.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_size: int,
+        *,
+        num_envs: int,
+        gamma: float,
+        n_step: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity < num_envs or n_step < 1:
+            raise ConfigError(
+                f"A buffer of {capacity} transitions for {num_envs} environments and n = {n_step}.",
+                mend="Use n of 1 or more and room for at least one step of each environment.",
+            )
+        self.num_envs = num_envs
+        self.capacity = capacity - capacity % num_envs  # whole rows, so that the ring closes on itself
         self.gamma = gamma
-        self.obs = torch.empty(capacity, obs_size, device=device)
-        self.next_obs = torch.empty(capacity, obs_size, device=device)
-        self.action = torch.empty(capacity, dtype=torch.int64, device=device)
-        self.reward = torch.empty(capacity, device=device)
-        self.discount = torch.empty(capacity, device=device)
+        self.n_step = n_step
+        self.obs = torch.empty(self.capacity, obs_size, device=device)
+        self.next_obs = torch.empty(self.capacity, obs_size, device=device)
+        self.action = torch.empty(self.capacity, dtype=torch.int64, device=device)
+        self.reward = torch.empty(self.capacity, device=device)
+        self.discount = torch.empty(self.capacity, device=device)
+        self.last = torch.empty(self.capacity, dtype=torch.bool, device=device)
         self._added = 0
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
     def add(self, obs: Tensor, action: Tensor, step: Step) -> None:
-        """Store ``N`` transitions, overwriting the oldest."""
-        count = action.shape[0]
-        index = torch.arange(self._added, self._added + count, device=action.device) % self.capacity
-        self.obs[index] = obs
-        self.action[index] = action
-        self.reward[index] = step.reward
-        self.discount[index] = discounts(step.terminated, self.gamma)
-        self.next_obs[index] = step.next_obs
-        self._added += count
+        """Store one step of every environment, overwriting the oldest."""
+        start = self._added % self.capacity
+        rows = slice(start, start + self.num_envs)
+        self.obs[rows] = obs
+        self.action[rows] = action
+        self.reward[rows] = step.reward
+        self.discount[rows] = discounts(step.terminated, self.gamma)
+        self.last[rows] = step.terminated | step.truncated
+        self.next_obs[rows] = step.next_obs
+        self._added += self.num_envs
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """``batch_size`` transitions drawn with replacement."""
-        index = torch.randint(len(self), (batch_size,), generator=generator, device=self.obs.device)
-        return Batch(self.obs[index], self.action[index], self.reward[index], self.discount[index], self.next_obs[index])
+        """``batch_size`` transitions drawn with replacement, each folded over up to ``n_step`` steps.
+
+        Folding stops at the end of an episode, and at the newest step in the buffer.
+        """
+        first = torch.randint(len(self), (batch_size,), generator=generator, device=self.obs.device)
+        reward, discount, final = self.reward[first], self.discount[first], first
+        for _ in range(self.n_step - 1):
+            newest = (final - self._added) % self.capacity >= self.capacity - self.num_envs
+            going = ~(self.last[final] | newest)
+            following = (final + self.num_envs) % self.capacity
+            reward = torch.where(going, reward + discount * self.reward[following], reward)
+            discount = torch.where(going, discount * self.discount[following], discount)
+            final = torch.where(going, following, final)
+        return Batch(self.obs[first], self.action[first], reward, discount, self.next_obs[final])

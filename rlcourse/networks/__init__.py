@@ -1,6 +1,7 @@
 """Networks, target copies and the policies that act by them."""
 
 from rlcourse.networks.mlp import LogitsNetwork, Normaliser, QNetwork, TwinQNetwork, ValueNetwork, mlp
+from rlcourse.networks.optimisers import adam, anneal_
 from rlcourse.networks.policies import (
     CategoricalPolicy,
     EpsilonGreedyPolicy,
@@ -22,6 +23,8 @@ __all__ = [
     "TwinQNetwork",
     "UniformPolicy",
     "ValueNetwork",
+    "adam",
+    "anneal_",
     "frozen_copy",
     "mlp",
     "polyak_update_",

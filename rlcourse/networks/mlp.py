@@ -86,7 +86,7 @@ class TwinQNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """``(B, D)`` to ``(2, B, A)``."""
-        x = self.normaliser(obs).expand(2, -1, -1)
+        x: Tensor = self.normaliser(obs).expand(2, -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x, weight)

@@ -112,7 +112,7 @@ def _trained(
             return abs(greedy_return - MEDIUM_RETURN) <= MEDIUM_TOLERANCE
         return greedy_return >= SOLVED_RETURN
 
-    config = OffPolicyConfig(num_steps=60_000, eval_every=960)
+    config = OffPolicyConfig(num_steps=30_000, eval_every=480)
     for attempt in range(ATTEMPTS):
         family = seeds.child(quality, attempt)
         learner, env, history = _learner(env_id, family, device)
@@ -139,7 +139,7 @@ def _replay(
     # A short life never reaches 475, so a small request gets a thinned long one. Finished episodes alone are kept,
     # so the life is a little longer than the data.
     lifetime = max(num_transitions, 40_000) + 500 * NUM_ENVS
-    config = OffPolicyConfig(num_steps=lifetime, exploration_steps=lifetime // 2, final_epsilon=0.05)
+    config = OffPolicyConfig(num_steps=lifetime, exploration_steps=lifetime // 2, eval_every=1_920)
     for attempt in range(ATTEMPTS):
         family = seeds.child("replay", attempt)
         learner, env, history = _learner(env_id, family, device)

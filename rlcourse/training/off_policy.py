@@ -33,8 +33,10 @@ class OffPolicyConfig:
     """Environment steps for each gradient step. Lower learns more from each step and takes longer."""
     batch_size: int = 128
     """Transitions in one gradient step."""
-    gamma: float = 0.99
+    gamma: float = 0.98
     """Discount."""
+    n_step: int = 5
+    """Steps of reality before the first estimate."""
     eval_every: int = 5_000
     """Steps between greedy evaluations."""
     eval_episodes: int = 100
@@ -58,7 +60,14 @@ def train_off_policy(
     """Collect, store, update; evaluate now and then; keep everything in ``recorder`` if one is given."""
     tracker = tracker or NullTracker()
     device = env.device
-    buffer = ReplayBuffer(config.num_steps, env.obs_size, gamma=config.gamma, device=device)
+    buffer = ReplayBuffer(
+        config.num_steps,
+        env.obs_size,
+        num_envs=env.num_envs,
+        gamma=config.gamma,
+        n_step=config.n_step,
+        device=device,
+    )
     exploring, drawing = seeds.torch("exploration", device), seeds.torch("batches", device)
     obs = env.reset()
     updates_due = 0.0

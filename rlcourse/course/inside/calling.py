@@ -24,7 +24,8 @@ from torch import Tensor, nn
 Plain = dict[str, Any]
 
 DTYPES = {
-    str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.bool)
+    str(d).removeprefix("torch."): d
+    for d in (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.bool)
 }
 MAX_ELEMENTS = 10_000
 
@@ -88,13 +89,13 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Plain], gradient_
         given[name].requires_grad_(True)
     try:
         result = function(*given.values())
-    except Exception as error:  # an answer may raise anything; whatever it is belongs in the verdict
+    except Exception as error:  # noqa: BLE001  # an answer may raise anything; whatever it is belongs in the verdict
         return {"raised": describe_error(error)}
     answer = given[observe] if observe else result
     changed = [name for name, plain in arguments.items() if name != observe and not _same_state(given[name], plain)]
     try:
         gradients = _gradients(answer, {name: given[name] for name in gradient_of})
-    except Exception as error:  # a broken graph is the answer's fault, and is reported like any other
+    except Exception as error:  # noqa: BLE001  # a broken graph is the answer's fault, and is reported like any other
         return {"raised": describe_error(error)}
     return {"value": encode(answer), "gradients": gradients, "changed": changed}
 
@@ -108,7 +109,8 @@ def _gradients(answer: Any, wanted: Mapping[str, Tensor]) -> dict[str, Plain]:
     parts = [part for part in (answer if type(answer) is tuple else (answer,)) if isinstance(part, Tensor)]
     parts = [part for part in parts if part.requires_grad]
     if wanted and parts:
-        torch.stack([(part.flatten() * torch.linspace(0.5, 1.5, part.numel())).sum() for part in parts]).sum().backward()
+        sums = [(part.flatten() * torch.linspace(0.5, 1.5, part.numel())).sum() for part in parts]
+        torch.autograd.backward(sums)
     return {name: encode(tensor.grad) for name, tensor in wanted.items()}
 
 
@@ -126,5 +128,5 @@ def describe_error(error: BaseException) -> Plain:
 def _first_line(error: BaseException) -> str:
     try:
         return (str(error).splitlines() or [""])[0][:300]
-    except Exception:  # str() of an answer's own exception runs the answer's code
+    except Exception:  # noqa: BLE001  # str() of an answer's own exception runs the answer's code
         return ""

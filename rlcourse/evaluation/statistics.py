@@ -1,0 +1,137 @@
+"""Comparing noisy runs honestly: interquartile means, stratified bootstrap intervals, probability of improvement.
+
+Definitions follow Agarwal, Schwarzer, Castro, Courville and Bellemare (2021), "Deep reinforcement learning at the edge
+of the statistical precipice", and their library rliable. Scores come as a matrix ``(R, M)``: ``R`` runs (seeds) of
+each of ``M`` tasks (here: data sets). A single task is ``(R, 1)`` or plainly ``(R,)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from rlcourse.errors import ConfigError, ShapeError
+
+Array = npt.NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+"""``(..., K)`` scores to ``(...)``: reduces the last axis."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with the interval that goes with it."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """The mean of the middle half of the last axis: steadier than the mean, less wasteful than the median.
+
+    Agarwal et al. (2021), section 4.3; a 25 % trimmed mean.
+
+    Args:
+        scores: ``(..., K)``.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: the scores (0, 1, 2, 3, 4, 5, 6, 100) give 3.5: two are cut at either end.
+    """
+    trimmed: Array = np.asarray(stats.trim_mean(scores, 0.25, axis=-1), dtype=np.float64)
+    return trimmed
+
+
+def bootstrap_interval(
+    scores: npt.ArrayLike,
+    *,
+    rng: np.random.Generator,
+    statistic: Statistic = interquartile_mean,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+) -> Interval:
+    """A percentile interval from resampling the runs of each task separately (stratified).
+
+    Args:
+        scores: ``(R,)`` or ``(R, M)``.
+        rng: where the resamples come from.
+        statistic: reduces the pooled scores of all tasks.
+        confidence: share of resamples inside the interval, in (0, 1).
+        resamples: how many.
+
+    Raises:
+        ShapeError: not one or two axes, or no scores.
+        ConfigError: scores that are not finite, or a confidence outside (0, 1).
+
+    With ``R`` runs the interval can never leave their range: five seeds make a rough interval, and it is honest to
+    say so.
+    """
+    matrix = _matrix(scores)
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"The confidence is {confidence}.", mend="Use a share between 0 and 1, for example 0.95.")
+    runs, tasks = matrix.shape
+    drawn = rng.integers(runs, size=(resamples, runs, tasks))
+    resampled = matrix[drawn, np.arange(tasks)].reshape(resamples, -1)
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(statistic(resampled), [tail, 100.0 - tail])
+    return Interval(float(statistic(matrix.reshape(-1))), float(low), float(high))
+
+
+def probability_of_improvement(
+    ours: npt.ArrayLike,
+    theirs: npt.ArrayLike,
+    *,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+) -> Interval:
+    """How likely a run of ours beats a run of theirs, ties counting half; averaged over tasks.
+
+    The Mann-Whitney U statistic divided by the number of pairs; Agarwal et al. (2021), section 4.3.
+
+    Args:
+        ours: ``(R,)`` or ``(R, M)``.
+        theirs: ``(S,)`` or ``(S, M)`` over the same tasks.
+
+    Worked number: (1, 2, 3) against (2, 2, 0): 9 pairs, 5 wins and 2 ties, so 6/9 = 0.667.
+    """
+    a, b = _matrix(ours), _matrix(theirs)
+    if a.shape[1] != b.shape[1]:
+        raise ShapeError(
+            f"The scores cover {a.shape[1]} and {b.shape[1]} tasks.", mend="Compare both on the same tasks."
+        )
+    drawn_a = rng.integers(a.shape[0], size=(resamples, *a.shape))
+    drawn_b = rng.integers(b.shape[0], size=(resamples, *b.shape))
+    columns = np.arange(a.shape[1])
+    resampled = _win_rate(a[drawn_a, columns], b[drawn_b, columns])
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(resampled, [tail, 100.0 - tail])
+    return Interval(float(_win_rate(a, b)), float(low), float(high))
+
+
+def _win_rate(a: Array, b: Array) -> Array:
+    # (..., R, M) and (..., S, M) to (...): every run of one against every run of the other, task by task.
+    difference = a[..., :, None, :] - b[..., None, :, :]
+    wins: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1))
+    return wins
+
+
+def _matrix(scores: npt.ArrayLike) -> Array:
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim == 1:
+        matrix = matrix[:, None]
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ShapeError(
+            f"Scores have shape {np.shape(scores)}.", mend="Give one score per run, (R,), or per run and task, (R, M)."
+        )
+    if not np.isfinite(matrix).all():
+        raise ConfigError("Some scores are not finite.", mend="Leave out no run silently: find out why it failed.")
+    return matrix

@@ -1,0 +1,138 @@
+"""What a data set says about itself: where it came from (the card) and what is in it (the summary)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any, Self
+
+import numpy as np
+
+from rlcourse.errors import DatasetInvalidError
+from rlcourse.experience.episodes import Array, Episodes
+
+PACKAGES = ("rlcourse", "torch", "numpy", "gymnasium", "minari", "h5py")
+"""Whose versions are written beside the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCard:
+    """Where a data set came from: enough to collect it again."""
+
+    env_id: str
+    """Gymnasium name of the task."""
+    num_actions: int
+    """``A``; actions are 0 to A - 1."""
+    quality: str = "unknown"
+    """random, medium, expert, mixed, replay, or a word of your own."""
+    behaviour: str = "unknown"
+    """What chose the actions, in words."""
+    seed: int | None = None
+    """The integer from which everything random followed."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth knowing; must be JSON."""
+    command: str = ""
+    """The command line that makes this data set."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library versions; filled in when the data set is saved."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The card that :meth:`to_json` wrote.
+
+        Raises:
+            DatasetInvalidError: a field is missing, unknown or of the wrong type.
+        """
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "env_id": str,
+            "num_actions": int,
+            "quality": str,
+            "behaviour": str,
+            "seed": (int, type(None)),
+            "details": dict,
+            "command": str,
+            "versions": dict,
+        }
+        if not isinstance(value, Mapping) or set(value) != set(kinds):
+            raise _unreadable("its fields are not those of a data set card")
+        for name, kind in kinds.items():
+            if not isinstance(value[name], kind) or isinstance(value[name], bool):
+                raise _unreadable(f"{name} is {value[name]!r}")
+        return cls(**value)
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of Python and of :data:`PACKAGES`."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def summarise(
+    episodes: Episodes, card: DatasetCard, *, size_bytes: int | None = None, checksum: str | None = None, bins: int = 20
+) -> dict[str, Any]:
+    """Describe a data set in numbers that are plain JSON.
+
+    ``action_entropy`` is the mean of :math:`-\\log \\pi_b(a \\mid o)` over the logged steps, in nats. Its expectation
+    is the behaviour policy's entropy averaged over the observations it met: 0 for a policy that never varies,
+    :math:`\\log A` for one that chooses evenly. It is ``None`` where propensities were not logged.
+    """
+    returns = episodes.returns()
+    ended = int(episodes.terminated.sum())
+    return {
+        "transitions": episodes.num_transitions,
+        "episodes": episodes.num_episodes,
+        "returns": _distribution(returns, bins),
+        "lengths": _quartiles(episodes.lengths),
+        "ends": {"terminated": ended, "time_limit": episodes.num_episodes - ended},
+        "actions": _actions(episodes.actions, card.num_actions),
+        "observations": [
+            {"min": float(low), "mean": float(mean), "max": float(high)}
+            for low, mean, high in zip(
+                episodes.observations.min(axis=0),
+                episodes.observations.mean(axis=0, dtype=np.float64),
+                episodes.observations.max(axis=0),
+                strict=True,
+            )
+        ],
+        "propensities": _propensities(episodes.behaviour_probabilities),
+        "memory_bytes": episodes.num_bytes,
+        "file_bytes": size_bytes,
+        "checksum": checksum,
+        "provenance": card.to_json(),
+    }
+
+
+def _distribution(values: Array, bins: int) -> dict[str, Any]:
+    counts, edges = np.histogram(values, bins=bins)
+    return {**_quartiles(values), "histogram": {"counts": counts.tolist(), "edges": edges.tolist()}}
+
+
+def _quartiles(values: Array) -> dict[str, float]:
+    names = ("min", "first_quartile", "median", "third_quartile", "max")
+    found = np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0))
+    return {"mean": float(np.mean(values)), **{name: float(v) for name, v in zip(names, found, strict=True)}}
+
+
+def _actions(actions: Array, num_actions: int) -> dict[str, Any]:
+    counts = np.bincount(actions, minlength=num_actions)
+    return {"counts": counts.tolist(), "frequencies": (counts / counts.sum()).tolist()}
+
+
+def _propensities(probabilities: Array) -> dict[str, Any]:
+    known = probabilities[~np.isnan(probabilities)].astype(np.float64)
+    share = len(known) / len(probabilities)
+    if not len(known):
+        return {"known": share, "min": None, "max": None, "action_entropy": None}
+    entropy = max(0.0, float(-np.log(known).mean()))  # a propensity a rounding error above 1 is not negative entropy
+    return {"known": share, "min": float(known.min()), "max": float(known.max()), "action_entropy": entropy}
+
+
+def _unreadable(why: str) -> DatasetInvalidError:
+    return DatasetInvalidError(
+        f"The data set's card cannot be read: {why}.", mend="Write the data set again with rlcourse offline generate."
+    )

@@ -1,0 +1,1 @@
+"""Runnable experiments and the ``rlcourse`` command line. Nothing imports this package."""

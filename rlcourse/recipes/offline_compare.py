@@ -1,0 +1,217 @@
+"""``rlcourse offline compare``: several algorithms, several seeds, one honest table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rlcourse.devices import resolve_device, torch_threads
+from rlcourse.environments import check_known
+from rlcourse.errors import ConfigError
+from rlcourse.evaluation.comparison import AlgorithmSummary, Verdict, median_run, summarise, verdict
+from rlcourse.experience.minari_files import load_dataset
+from rlcourse.files import atomic_directory, write_json
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
+from rlcourse.recipes.offline_train import result_row, train_once, with_episodes
+from rlcourse.recipes.pictures import comparison_picture
+from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs
+from rlcourse.training.offline import OfflineTrainingConfig
+
+BASELINE = "bc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """Train several algorithms over several seeds and compare them with intervals.
+
+    The winner is kept only if its whole interval lies above that of behavioural cloning; otherwise the clone is kept,
+    and the command says so. Finished runs are stored under --output: an interrupted comparison goes on where it was.
+
+    Example: rlcourse offline compare --dataset cartpole/mixed-v0 --algorithms bc cql iql --seeds 5
+    """
+
+    dataset: str
+    """Name under the Minari root, or a path."""
+    algorithms: tuple[OfflineAlgorithm, ...] = ("bc", "cql", "iql")
+    """Which to compare; bc is the baseline and must be among them."""
+    seeds: int = 5
+    """Runs of each algorithm. Five give a rough interval, three hardly any."""
+    training: OfflineTrainingConfig = field(default_factory=OfflineTrainingConfig)
+    """How long, and with which discount."""
+    settings: OfflineConfigs = field(default_factory=OfflineConfigs)
+    """Settings of the algorithms."""
+    eval_episodes: int | None = None
+    """Episodes in each evaluation; the same as --training.eval-episodes."""
+    jobs: int = 2
+    """Runs at a time, each on one thread. Use 1 on a GPU."""
+    output: Path = Path("runs/compare")
+    """Folder for finished runs and for the chosen policy (policy/)."""
+    plot: Path | None = None
+    """Draw learning curves and intervals to this file (.png, .svg or .pdf)."""
+    root: Path | None = None
+    """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+
+    def __post_init__(self) -> None:
+        if BASELINE not in self.algorithms or len(set(self.algorithms)) != len(self.algorithms):
+            raise ConfigError(
+                f"Cannot compare {' '.join(self.algorithms)}.", mend=f"Name each once, and {BASELINE} among them."
+            )
+        if self.seeds < 2 or self.jobs < 1:
+            raise ConfigError(
+                f"{self.seeds} seeds and {self.jobs} jobs.", mend="An interval needs 2 seeds or more, a run needs 1 job."
+            )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One run, small enough to send to another process."""
+
+    dataset: str
+    root: Path | None
+    algorithm: str
+    seed: int
+    training: OfflineTrainingConfig
+    settings: OfflineConfigs
+    device: str
+    folder: Path
+
+
+def run(config: Compare) -> int:
+    """Train what is missing, compare, keep one policy, report."""
+    started = time.perf_counter()
+    training = with_episodes(config.training, config.eval_episodes)
+    resolve_device(config.device)
+    dataset = load_dataset(config.dataset, root=config.root)
+    check_known(dataset.card.env_id)
+    tasks = _tasks(config, training, dataset.checksum)
+    rows = _finished(tasks, config.jobs)
+    scores = {kind: {a: np.array([r[kind] for r in rows if r["algorithm"] == a]) for a in config.algorithms} for kind in ("last", "best")}
+    summaries = summarise(scores["last"], scores["best"], baseline=BASELINE, seeds=Seeds(config.seed))
+    decision = verdict(summaries, baseline=BASELINE)
+    kept = median_run(scores["last"][decision.chosen])
+    source = next(t.folder for t in tasks if t.algorithm == decision.chosen and t.seed == config.seed + kept)
+    with atomic_directory(config.output / "policy") as part:
+        shutil.copytree(source / "policy", part, dirs_exist_ok=True)
+    lines = [_table(summaries), "", decision.reason, f"kept: {decision.chosen}, the run in the middle (seed {config.seed + kept}), in {config.output / 'policy'}"]
+    show_result("\n".join(lines), config.json)
+    if config.plot is not None:
+        comparison_picture(config.plot, rows, summaries, title=f"{config.dataset}, {config.seeds} seeds")
+        say(f"picture written to {config.plot}")
+    content = report(
+        "offline compare",
+        config,
+        seconds=time.perf_counter() - started,
+        results=rows,
+        summary=[_summary_row(summary) for summary in summaries],
+        verdict=_verdict_row(decision),
+    )
+    write_report(config.json, content)
+    return 0
+
+
+def _tasks(config: Compare, training: OfflineTrainingConfig, checksum: str) -> list[_Task]:
+    tasks = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        for algorithm in config.algorithms:
+            # A finished run counts only for exactly these settings on exactly this data.
+            settings = [checksum, algorithm, seed, plain(training), plain(getattr(config.settings, algorithm)), config.device]
+            key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+            folder = config.output.absolute() / "runs" / f"{algorithm}-{seed}-{key}"
+            tasks.append(_Task(config.dataset, config.root, algorithm, seed, training, config.settings, config.device, folder))
+    return tasks
+
+
+def _finished(tasks: list[_Task], jobs: int) -> list[dict[str, Any]]:
+    missing = [task for task in tasks if not (task.folder / "result.json").exists()]
+    if len(missing) < len(tasks):
+        say(f"{len(tasks) - len(missing)} of {len(tasks)} runs are already there")
+    bar = tqdm(total=len(missing), desc="runs", unit="run", disable=None)
+    for task in _executed(missing, jobs):
+        bar.update(1)
+        bar.set_postfix_str(f"{task.algorithm} {task.seed}")
+    bar.close()
+    return [json.loads((task.folder / "result.json").read_text(encoding="utf-8")) for task in tasks]
+
+
+def _executed(tasks: list[_Task], jobs: int) -> Iterator[_Task]:
+    if jobs == 1 or len(tasks) <= 1:
+        for task in tasks:
+            _execute(task)
+            yield task
+        return
+    # spawn: a forked child would inherit torch's thread pool without its threads.
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures: dict[Future[None], _Task] = {pool.submit(_execute, task): task for task in tasks}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BaseException:
+        # Ctrl-C or a failed run: nothing may go on training in the background.
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _execute(task: _Task) -> None:
+    dataset = load_dataset(task.dataset, root=task.root)
+    with torch_threads(1):
+        outcome, artifact = train_once(
+            dataset,
+            task.dataset,
+            task.algorithm,
+            task.seed,
+            task.training,
+            task.settings,
+            device=resolve_device(task.device),
+        )
+    row = result_row(task.algorithm, task.dataset, task.seed, outcome, task.training)
+    with atomic_directory(task.folder) as part:
+        artifact.save(part / "policy")
+        write_json(part / "result.json", row)
+
+
+def _table(summaries: list[AlgorithmSummary]) -> str:
+    header = ["algorithm", "last IQM [95% interval]", "best IQM [95% interval]", "P(run beats bc)", "runs"]
+    rows = [
+        [
+            s.algorithm,
+            str(s.last),
+            str(s.best),
+            "-" if s.improvement is None else f"{s.improvement.estimate:.2f} [{s.improvement.low:.2f}, {s.improvement.high:.2f}]",
+            str(s.n),
+        ]
+        for s in summaries
+    ]
+    return table(header, rows)
+
+
+def _summary_row(summary: AlgorithmSummary) -> dict[str, Any]:
+    return {
+        "algorithm": summary.algorithm,
+        "iqm": summary.last.estimate,
+        "ci_low": summary.last.low,
+        "ci_high": summary.last.high,
+        "n": summary.n,
+        "best_iqm": summary.best.estimate,
+        "improvement_over_bc": plain(summary.improvement) if summary.improvement else None,
+    }
+
+
+def _verdict_row(decision: Verdict) -> dict[str, Any]:
+    kept: dict[str, Any] = plain(decision)
+    return kept

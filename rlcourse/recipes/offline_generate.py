@@ -1,0 +1,88 @@
+"""``rlcourse offline generate``: act in an environment and keep the log as a Minari data set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlcourse.devices import resolve_device, torch_threads
+from rlcourse.environments import check_known, make
+from rlcourse.experience.card import DatasetCard
+from rlcourse.experience.minari_files import refuse_existing, save_dataset
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.common import Common, report, say, show_result, write_report
+from rlcourse.training.behaviour import Quality, generate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Common):
+    """Make a data set by acting.
+
+    Example: rlcourse offline generate --quality mixed --transitions 100000
+    """
+
+    env: str = "CartPole-v1"
+    """Gymnasium name of the task."""
+    quality: Quality = "mixed"
+    """random, medium (a policy of return about 200, epsilon 0.3), expert, mixed (half random, half medium) or replay
+    (everything one learner did on its way from random to 475)."""
+    transitions: int = 100_000
+    """How many transitions."""
+    name: str | None = None
+    """Name under the Minari root, or a path; by default cartpole/mixed-v0 and the like."""
+    root: Path | None = None
+    """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+    overwrite: bool = False
+    """Replace a data set of that name. The old one stays until the new one is complete."""
+
+
+def run(config: Generate) -> int:
+    """Generate, save, report."""
+    started = time.perf_counter()
+    check_known(config.env)
+    name = config.name or default_name(config.env, config.quality)
+    if not config.overwrite:
+        refuse_existing(name, root=config.root)  # before the work, not after it
+    seeds, device = Seeds(config.seed), resolve_device(config.device)
+    say(f"collecting {config.transitions} {config.quality} transitions on {config.env}")
+    with torch_threads(1):
+        made = generate(config.env, config.quality, config.transitions, seeds=seeds, device=device)
+    probe = make(config.env, 1, seeds=seeds)
+    card = DatasetCard(
+        env_id=config.env,
+        num_actions=probe.num_actions,
+        quality=config.quality,
+        behaviour=made.behaviour,
+        seed=config.seed,
+        details=made.details,
+        command=(
+            f"rlcourse offline generate --env {config.env} --quality {config.quality} "
+            f"--transitions {config.transitions} --seed {config.seed}"
+        ),
+    )
+    folder = save_dataset(name, made.episodes, card, root=config.root, overwrite=config.overwrite)
+    returns = made.episodes.returns()
+    seconds = time.perf_counter() - started
+    text = (
+        f"{name}: {made.episodes.num_transitions} transitions in {made.episodes.num_episodes} episodes, "
+        f"mean return {returns.mean():.1f}, {seconds:.1f} s\nwritten to {folder}"
+    )
+    show_result(text, config.json)
+    row = {
+        "dataset": name,
+        "quality": config.quality,
+        "seed": config.seed,
+        "steps": made.episodes.num_transitions,
+        "episodes": made.episodes.num_episodes,
+        "mean_return": float(returns.mean()),
+        "path": str(folder),
+        **made.details,
+    }
+    write_report(config.json, report("offline generate", config, seconds=seconds, results=[row]))
+    return 0
+
+
+def default_name(env_id: str, quality: str) -> str:
+    """``CartPole-v1`` and ``mixed`` give ``cartpole/mixed-v0``."""
+    return f"{env_id.rsplit('-v', 1)[0].lower()}/{quality}-v0"

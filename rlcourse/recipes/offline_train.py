@@ -1,0 +1,138 @@
+"""``rlcourse offline train``: one algorithm, one seed, one data set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.devices import resolve_device, torch_threads
+from rlcourse.environments import check_known
+from rlcourse.experience.minari_files import Dataset, load_dataset
+from rlcourse.experience.transitions import Transitions
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.common import Common, plain, report, say, show_result, versions, write_report
+from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs, offline_learner
+from rlcourse.training.offline import OfflineRun, OfflineTrainingConfig, train_offline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train one algorithm on a data set.
+
+    Example: rlcourse offline train --dataset cartpole/mixed-v0 --algorithm cql --output runs/cql
+    """
+
+    dataset: str
+    """Name under the Minari root, or a path."""
+    algorithm: OfflineAlgorithm = "iql"
+    """bc, cql or iql."""
+    training: OfflineTrainingConfig = field(default_factory=OfflineTrainingConfig)
+    """How long, and with which discount."""
+    algorithms: OfflineConfigs = field(default_factory=OfflineConfigs)
+    """Settings of the algorithms; only the chosen one's are read."""
+    eval_episodes: int | None = None
+    """Episodes in each evaluation; the same as --training.eval-episodes."""
+    output: Path | None = None
+    """Folder for the policy. A run that was interrupted goes on from its checkpoint there."""
+    root: Path | None = None
+    """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+
+
+def run(config: Train) -> int:
+    """Train, save, report."""
+    started = time.perf_counter()
+    training = with_episodes(config.training, config.eval_episodes)
+    dataset = load_dataset(config.dataset, root=config.root)
+    check_known(dataset.card.env_id)
+    with torch_threads(1):
+        outcome, artifact = train_once(
+            dataset,
+            config.dataset,
+            config.algorithm,
+            config.seed,
+            training,
+            config.algorithms,
+            device=resolve_device(config.device),
+            checkpoint=None if config.output is None else config.output.parent / f".{config.output.name}.checkpoint",
+            description=config.algorithm,
+        )
+    if config.output is not None:
+        artifact.save(config.output)
+        say(f"policy written to {config.output}")
+    row = result_row(config.algorithm, config.dataset, config.seed, outcome, training)
+    text = (
+        f"{config.algorithm} on {config.dataset}, seed {config.seed}: greedy return {outcome.last:.1f} at the end, "
+        f"{outcome.best:.1f} at best, {outcome.evaluations[-1].stochastic_return:.1f} when sampling; "
+        f"{training.updates} updates in {outcome.seconds:.1f} s"
+    )
+    show_result(text, config.json)
+    write_report(
+        config.json, report("offline train", config, seconds=time.perf_counter() - started, results=[row])
+    )
+    return 0
+
+
+def with_episodes(training: OfflineTrainingConfig, episodes: int | None) -> OfflineTrainingConfig:
+    """The same settings with another number of evaluation episodes, if one is given."""
+    return training if episodes is None else OfflineTrainingConfig(**{**asdict(training), "eval_episodes": episodes})
+
+
+def train_once(
+    dataset: Dataset,
+    name: str,
+    algorithm: str,
+    seed: int,
+    training: OfflineTrainingConfig,
+    configs: OfflineConfigs,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    description: str = "",
+) -> tuple[OfflineRun, PolicyArtifact]:
+    """One run, from a loaded data set to a policy that can be saved."""
+    seeds = Seeds(seed)
+    card = dataset.card
+    transitions = Transitions.from_episodes(
+        dataset.episodes, gamma=training.gamma, num_actions=card.num_actions, n_step=training.n_step, device=device
+    )
+    learner = offline_learner(algorithm, transitions.spec(), seeds, configs)
+    outcome = train_offline(
+        learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description
+    )
+    artifact = PolicyArtifact.from_policy(
+        learner.policy,
+        algorithm=algorithm,
+        env_id=card.env_id,
+        provenance={
+            "dataset": name,
+            "dataset_seed": card.seed,
+            "seed": seed,
+            "training": plain(training),
+            "config": plain(getattr(configs, algorithm)),
+            "versions": versions(),
+        },
+        evaluation={"episodes": training.eval_episodes, **plain(outcome.evaluations[-1])},
+    )
+    return outcome, artifact
+
+
+def result_row(
+    algorithm: str, dataset: str, seed: int, outcome: OfflineRun, training: OfflineTrainingConfig
+) -> dict[str, Any]:
+    """One entry of ``results`` in a report."""
+    return {
+        "algorithm": algorithm,
+        "dataset": dataset,
+        "seed": seed,
+        "last": outcome.last,
+        "best": outcome.best,
+        "last_stochastic": outcome.evaluations[-1].stochastic_return,
+        "updates": training.updates,
+        "seconds": round(outcome.seconds, 3),
+        "curve": [[evaluation.update, evaluation.greedy_return] for evaluation in outcome.evaluations],
+    }

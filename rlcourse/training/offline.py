@@ -1,0 +1,194 @@
+"""The loop of every learner that learns from a log: draw a batch, update, evaluate now and then, keep a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rlcourse.errors import ConfigError, TrainingDivergedError
+from rlcourse.evaluation.returns import episode_returns
+from rlcourse.experience.transitions import Transitions
+from rlcourse.randomness import Seeds
+from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
+from rlcourse.vocabulary import Learner, Metrics, NullTracker, Tracker
+
+
+ANNEAL_EVERY = 50
+"""Updates between two changes of the learning rate: often enough to be smooth, seldom enough to cost nothing."""
+
+
+@dataclass(frozen=True)
+class OfflineTrainingConfig:
+    """How long to learn from a log and how often to look."""
+
+    updates: int = 20_000
+    """Gradient steps."""
+    batch_size: int = 256
+    """Transitions in one gradient step. Raise it for calmer steps, at the price of time."""
+    gamma: float = 0.98
+    """Discount. Closer to 1 looks further ahead and is learned more slowly."""
+    n_step: int = 5
+    """Steps of reality before the first estimate. Raise it to pass rewards back sooner; it then also inherits more of
+    the log author's mistakes, because those steps are his."""
+    anneal: bool = True
+    """Let the learning rate fall linearly to zero, so that the last policy is not whatever the last few batches made
+    of it."""
+    eval_every: int = 4_000
+    """Gradient steps between evaluations. The last step is always evaluated."""
+    eval_episodes: int = 100
+    """Episodes in each evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "n_step", "eval_every", "eval_episodes"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name} is {value}.", mend="Use 1 or more.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the policy earned after so many updates."""
+
+    update: int
+    greedy_return: float
+    stochastic_return: float
+
+
+@dataclass
+class OfflineRun:
+    """What a training run leaves behind, the learner aside."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time spent in updates; evaluations left out."""
+
+    @property
+    def last(self) -> float:
+        """Greedy return after the last update: what a practitioner who cannot evaluate online would get."""
+        return self.evaluations[-1].greedy_return
+
+    @property
+    def best(self) -> float:
+        """Best greedy return on the way: what a practitioner who can evaluate online could have picked."""
+        return max(evaluation.greedy_return for evaluation in self.evaluations)
+
+
+def train_offline(
+    learner: Learner,
+    transitions: Transitions,
+    env_id: str,
+    config: OfflineTrainingConfig,
+    *,
+    seeds: Seeds,
+    tracker: Tracker | None = None,
+    checkpoint: Path | None = None,
+    description: str = "",
+) -> OfflineRun:
+    """Train, and resume from ``checkpoint`` if a matching one is there.
+
+    Args:
+        learner: updated in place.
+        transitions: all of them on the learner's device.
+        env_id: where the policy is evaluated. Evaluation never feeds back into the training.
+        config: lengths.
+        seeds: batches and evaluations draw from its streams.
+        tracker: gets ``eval/*`` and ``loss/*``.
+        checkpoint: a file, written at every evaluation and removed when the run is complete.
+        description: shown beside the progress bar; an empty one shows none.
+
+    Raises:
+        TrainingDivergedError: a metric stopped being finite.
+    """
+    tracker = tracker or NullTracker()
+    device = transitions.obs.device
+    drawing = seeds.torch("batches", device)
+    run, done = OfflineRun(), 0
+    if checkpoint is not None and checkpoint.exists():
+        run, done = _resume(checkpoint, learner, drawing, config)
+    bar = tqdm(total=config.updates, initial=done, desc=description, unit="update", disable=None if description else True)
+    while done < config.updates:
+        steps = min(config.eval_every - done % config.eval_every, config.updates - done)
+        started = time.perf_counter()
+        metrics: Metrics = {}
+        for update in range(done, done + steps):
+            if config.anneal and update % ANNEAL_EVERY == 0:
+                learner.anneal(1.0 - update / config.updates)
+            metrics = learner.update(transitions.sample(config.batch_size, drawing))
+        losses = {name: float(value) for name, value in metrics.items()}  # waits for the device: time is honest
+        run.seconds += time.perf_counter() - started
+        done += steps
+        bar.update(steps)
+        _refuse_divergence(losses, done)
+        evaluation = evaluate(learner, env_id, done, config.eval_episodes, seeds, device)
+        run.evaluations.append(evaluation)
+        bar.set_postfix_str(f"greedy return {evaluation.greedy_return:.0f}")
+        tracker.log(
+            {
+                "eval/greedy_return": evaluation.greedy_return,
+                "eval/stochastic_return": evaluation.stochastic_return,
+                **{f"loss/{name}": value for name, value in losses.items()},
+            },
+            step=done,
+        )
+        if checkpoint is not None and done < config.updates:
+            save_checkpoint(checkpoint, _state(learner, drawing, run, done, config))
+    bar.close()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return run
+
+
+def evaluate(
+    learner: Learner, env_id: str, update: int, num_episodes: int, seeds: Seeds, device: torch.device
+) -> Evaluation:
+    """Mean greedy and sampled returns over ``num_episodes`` episodes each, on states no training run has seen.
+
+    Every evaluation starts from the same first states, so that a curve moves because the policy did.
+    """
+    family = seeds.child("evaluation")
+    greedy, sampled = (
+        float(np.mean(episode_returns(learner.policy, env_id, num_episodes=num_episodes, greedy=g, seeds=family, device=device)))
+        for g in (True, False)
+    )
+    return Evaluation(update, greedy, sampled)
+
+
+def _refuse_divergence(losses: dict[str, float], update: int) -> None:
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingDivergedError(
+            f"{', '.join(bad)} stopped being finite by update {update}.",
+            mend="Lower the learning rate or the target rate, and look at the rewards' scale.",
+        )
+
+
+def _state(learner: Learner, drawing: torch.Generator, run: OfflineRun, done: int, config: OfflineTrainingConfig) -> dict[str, Any]:
+    return {
+        "learner": learner.state_dict(),
+        "drawing": drawing.get_state(),
+        "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
+        "seconds": run.seconds,
+        "done": done,
+        "config": asdict(config),
+    }
+
+
+def _resume(
+    checkpoint: Path, learner: Learner, drawing: torch.Generator, config: OfflineTrainingConfig
+) -> tuple[OfflineRun, int]:
+    state = load_checkpoint(checkpoint)
+    if state["config"] != asdict(config):
+        raise ConfigError(
+            f"The checkpoint {checkpoint} belongs to a run with other settings.",
+            mend="Use the settings it was started with, or remove the file to begin again.",
+        )
+    learner.load_state_dict(state["learner"])
+    drawing.set_state(state["drawing"].cpu())
+    return OfflineRun([Evaluation(**row) for row in state["evaluations"]], state["seconds"]), state["done"]

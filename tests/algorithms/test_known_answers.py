@@ -1,0 +1,133 @@
+"""Learners on problems whose answers are known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rlcourse.algorithms.bc import BC, BCConfig
+from rlcourse.algorithms.cql import CQL, CQLConfig
+from rlcourse.algorithms.dqn import DQN, DQNConfig
+from rlcourse.algorithms.iql import IQL, IQLConfig
+from rlcourse.environments import known_answers as known
+from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import Batch, Learner, TaskSpec
+
+Make = Callable[[TaskSpec], Learner]
+ONE = torch.ones(1, 1)
+
+LEARNERS: dict[str, Make] = {
+    "bc": lambda spec: BC(spec, BCConfig(hidden=(16,))),
+    "cql": lambda spec: CQL(spec, CQLConfig(hidden=(16,), alpha=0.0, target_rate=0.2, learning_rate=5e-3)),
+    "dqn": lambda spec: DQN(spec, DQNConfig(hidden=(16,), target_rate=0.2, learning_rate=5e-3)),
+    "iql": lambda spec: IQL(spec, IQLConfig(hidden=(16,), tau=0.5, target_rate=0.2, learning_rate=5e-3)),
+}
+
+
+def trained(make: Make, batch: Batch, *, updates: int = 400, num_actions: int = 2) -> Learner:
+    with Seeds(0).initialising("networks"):
+        learner = make(known.spec_of(batch, num_actions))
+    for update in range(updates):
+        learner.anneal(1.0 - update / updates)
+        learner.update(batch)
+    return learner
+
+
+@pytest.mark.parametrize("name", ["cql", "dqn"])
+def test_a_reward_of_one_for_ever_is_worth_its_series(name: str) -> None:
+    batch, value = known.self_loop(0.8)
+    learner = trained(LEARNERS[name], batch)
+    assert learner.q(ONE).detach().max().item() == pytest.approx(value, rel=0.02)  # type: ignore[attr-defined]
+
+
+def test_iql_values_the_self_loop_too() -> None:
+    batch, value = known.self_loop(0.8)
+    learner = trained(LEARNERS["iql"], batch)
+    assert learner.value(ONE).item() == pytest.approx(value, rel=0.02)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["cql", "dqn"])
+def test_the_chain_ends_where_it_ends(name: str) -> None:
+    batch, values = known.chain(0.9)
+    learner = trained(LEARNERS[name], batch, updates=600)
+    learned = learner.q(torch.eye(2)).detach().amax(-1)  # type: ignore[attr-defined]
+    torch.testing.assert_close(learned, values, rtol=0.02, atol=0.02)
+
+
+def test_treating_the_time_limit_as_death_would_change_the_answer() -> None:
+    """The same self-loop with the discount zeroed, as a merged ``done`` would: worth 1 and not 5."""
+    batch, value = known.self_loop(0.8)
+    dead = Batch(batch.obs, batch.action, batch.reward, torch.zeros_like(batch.discount), batch.next_obs)
+    learner = trained(LEARNERS["cql"], dead)
+    assert learner.q(ONE).max().item() == pytest.approx(1.0, abs=0.05)  # type: ignore[attr-defined]
+    assert value == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("name", ["cql", "dqn", "iql"])
+def test_the_best_arm_is_found(name: str) -> None:
+    batch, best = known.bandit([0.2, 1.0, 0.5])
+    learner = trained(LEARNERS[name], batch, num_actions=3)
+    assert learner.policy.act(ONE, greedy=True).item() == best
+
+
+def test_cloning_finds_the_frequencies_of_the_log_and_no_more() -> None:
+    action = torch.tensor([0, 0, 0, 1])
+    batch = Batch(torch.ones(4, 1), action, torch.tensor([0.0, 0.0, 0.0, 9.0]), torch.zeros(4), torch.ones(4, 1))
+    learner = trained(LEARNERS["bc"], batch, updates=1_500)
+    torch.testing.assert_close(learner.policy.probabilities(ONE)[0], torch.tensor([0.75, 0.25]), atol=0.01, rtol=0)
+    assert learner.policy.act(ONE, greedy=True).item() == 0  # the reward of 9 is none of its business
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.7, 0.9])
+def test_iql_settles_on_the_upper_expectile_of_uniform_rewards(tau: float) -> None:
+    """Fifty actions worth 0.01, 0.03, ... 0.99, equally often: at tau 0.7 V is 0.604, and not 0.396."""
+    batch, _ = known.bandit([(a + 0.5) / 50 for a in range(50)], size=500)
+    config = IQLConfig(hidden=(32,), tau=tau, target_rate=0.2, learning_rate=5e-3)
+    learner = trained(lambda spec: IQL(spec, config), batch, updates=800, num_actions=50)
+    assert learner.value(ONE).item() == pytest.approx(known.uniform_expectile(tau), abs=0.02)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0.5, 0.5), (0.7, 0.7), (0.9, 0.9)])
+def test_iql_leans_towards_the_better_of_two_actions(tau: float, expected: float) -> None:
+    """Two actions, worth 0 and 1, equally often in the log: V solves tau (1 - v) = (1 - tau) v, so v = tau."""
+    batch, _ = known.bandit([0.0, 1.0])
+    config = IQLConfig(hidden=(32,), tau=tau, target_rate=0.2, learning_rate=5e-3)
+    learner = trained(lambda spec: IQL(spec, config), batch, updates=800)
+    assert learner.value(ONE).item() == pytest.approx(expected, abs=0.03)  # type: ignore[attr-defined]
+
+
+def test_a_larger_alpha_widens_the_gap_between_tried_and_untried_actions() -> None:
+    batch, _ = known.bandit([1.0], size=64)  # only action 0 is ever taken
+    gaps = []
+    for alpha in (0.0, 0.1, 1.0):
+        config = CQLConfig(hidden=(16,), alpha=alpha, learning_rate=5e-3)
+        q = trained(lambda spec, c=config: CQL(spec, c), batch).q(ONE)[0]  # type: ignore[attr-defined, misc]
+        gaps.append((q[0] - q[1]).item())
+    assert gaps[0] < gaps[1] < gaps[2]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_checkpoint_brings_everything_back_the_target_included(name: str) -> None:
+    batch, _ = known.chain(0.9)
+    one = trained(LEARNERS[name], batch, updates=20)
+    two = trained(LEARNERS[name], batch, updates=3)
+    two.load_state_dict(one.state_dict())
+    for _ in range(5):
+        one.update(batch)
+        two.update(batch)
+    flat_one, flat_two = _tensors(one.state_dict()), _tensors(two.state_dict())
+    assert len(flat_one) == len(flat_two) > 0
+    for a, b in zip(flat_one, flat_two, strict=True):
+        assert torch.equal(a, b)
+
+
+def _tensors(state: object) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [t for value in state.values() for t in _tensors(value)]
+    if isinstance(state, list | tuple):
+        return [t for value in state for t in _tensors(value)]
+    return []

@@ -1,0 +1,227 @@
+"""The built site, opened in a real browser as a reader does: on a laptop and on a phone."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = pytest.mark.site
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "_build" / "html"
+BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+WIDE, NARROW = 1280, 390
+
+sys.path.insert(0, str(ROOT / "tools"))
+from build_book import pages_in_toc  # noqa: E402
+from serve import server  # noqa: E402
+
+
+def page_names() -> list[str]:
+    """The pages of the table of contents."""
+    return pages_in_toc(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+
+
+PAGES = page_names()
+LABS = [page for page in PAGES if page.startswith("notebooks/")]
+# A directive or role that the parser did not understand stays on the page as it was typed.
+RAW_MARKUP = re.compile(
+    r"```+\s*\{[\w:-]+\}|:::+\s*\{[\w:-]+\}|\{(?:cite|term|doc|py:\w+|eq|ref|numref|download)[:\w]*\}`"
+    r"|^\s*\.\. \w+::|:(?:class|func|meth|mod|math|attr|exc|data):`",
+    re.MULTILINE,
+)
+# Text a reader sees as prose: listings may hold such words.
+PROSE = """
+const page = document.querySelector('article') || document.body;
+const copy = page.cloneNode(true);
+copy.querySelectorAll('pre, code, script, style, .highlight').forEach(node => node.remove());
+return copy.textContent;
+"""
+BROKEN_PICTURES = """
+return [...document.images].filter(i => i.loading !== 'lazy' || i.complete).filter(i => !i.naturalWidth)
+    .map(i => i.currentSrc || i.src);
+"""
+EMPTY_DRAWINGS = """
+return [...document.querySelectorAll('article .rlc-figure svg, article svg.rlc-picture')]
+    .filter(s => { const r = s.getBoundingClientRect(); return r.width < 50 || r.height < 20; }).length;
+"""
+OVERFLOW = """
+const wide = document.documentElement.clientWidth + 1;
+if (document.documentElement.scrollWidth <= wide) return [];
+return [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > wide)
+    .slice(-5).map(e => e.tagName + '.' + e.className + ': ' + (e.textContent || '').trim().slice(0, 60)).concat('page');
+"""
+ELSEWHERE = """
+return performance.getEntriesByType('resource').map(e => e.name)
+    .filter(n => !n.startsWith(location.origin) && !n.startsWith('data:') && !n.startsWith('blob:'));
+"""
+QUIZZES = [
+    p for p in PAGES if (f := SITE / f"{p}.html").is_file() and 'class="rlc-quiz"' in f.read_text(encoding="utf-8")
+]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A driver and the address of the site it looks at."""
+
+    driver: webdriver.Chrome
+    address: str
+
+    def open(self, page: str, *, width: int = WIDE) -> None:
+        """Load a page at a width and wait until its load event is over."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width == NARROW},
+        )
+        self.driver.get(f"{self.address}/{page}")
+
+    def errors(self) -> list[str]:
+        """What the console has said at the level of errors since it was last asked."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The built site on a free port of 127.0.0.1."""
+    if not (SITE / "index.html").is_file():
+        pytest.fail("There is no built site. Build it with: make html")
+    with server(0, SITE) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def browser(address: str) -> Iterator[Browser]:
+    """Debian's Chromium with an empty profile."""
+    missing = [str(path) for path in (BROWSER, DRIVER) if not path.is_file()]
+    if missing:
+        pytest.fail(f"{' and '.join(missing)} not found. Install them with: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+        driver.set_page_load_timeout(30)
+        yield Browser(driver, address)
+        driver.quit()
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("page", PAGES)
+def test_page(browser: Browser, page: str, width: int) -> None:
+    browser.errors()
+    browser.open(f"{page}.html", width=width)
+    driver = browser.driver
+    if driver.find_elements(By.CSS_SELECTOR, ".math"):
+        WebDriverWait(driver, 15).until(lambda d: d.find_elements(By.CSS_SELECTOR, "mjx-container"))
+    assert driver.execute_script(OVERFLOW) == []
+    assert driver.execute_script(BROKEN_PICTURES) == []
+    assert driver.execute_script(EMPTY_DRAWINGS) == 0
+    assert driver.execute_script(ELSEWHERE) == []
+    body = driver.find_element(By.TAG_NAME, "body").get_attribute("textContent") or ""
+    assert "Traceback" not in body
+    assert not RAW_MARKUP.findall(driver.execute_script(PROSE))
+    assert not driver.find_elements(By.CSS_SELECTOR, "mjx-merror, .math-error")
+    assert browser.errors() == []
+
+
+def test_the_front_door_leads_to_the_front_page(browser: Browser) -> None:
+    browser.open("index.html")
+    WebDriverWait(browser.driver, 15).until(lambda d: d.current_url.endswith("/book/intro.html"))
+
+
+def test_search_finds_expectile(browser: Browser) -> None:
+    browser.errors()
+    browser.open("search.html?q=expectile")
+    found = WebDriverWait(browser.driver, 15).until(
+        lambda d: d.find_elements(By.CSS_SELECTOR, "#search-results ul.search a")
+    )
+    assert any("expectile" in (link.get_attribute("href") or "") or "glossary" in link.text.lower() for link in found)
+    assert browser.errors() == []
+
+
+def test_the_search_box_on_a_page_leads_to_the_results(browser: Browser) -> None:
+    browser.open("book/intro.html")
+    field = WebDriverWait(browser.driver, 15).until(
+        lambda d: d.find_element(By.CSS_SELECTOR, "input[type=search][name=q]")
+    )
+    browser.driver.execute_script(
+        "const f = arguments[0]; f.value = 'expectile'; f.form.submit();",
+        field,
+    )
+    WebDriverWait(browser.driver, 15).until(lambda d: "search.html?q=expectile" in d.current_url)
+
+
+def luminance(colour: str) -> float:
+    """Of a computed colour such as ``rgb(20, 24, 29)``; 0 is black."""
+    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_mode_switch_turns_the_page_and_its_drawings_dark(browser: Browser) -> None:
+    driver = browser.driver
+    browser.open("book/intro.html")
+    seen = {}
+    for _ in range(4):
+        mode = driver.execute_script("return document.documentElement.dataset.theme")
+        ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        line = driver.execute_script("return getComputedStyle(document.querySelector('svg.rlc-picture g')).stroke")
+        seen[mode] = (luminance(ground), luminance(line))
+        driver.execute_script("document.querySelector('button.theme-switch-button').click()")
+    assert set(seen) == {"light", "dark"}
+    assert seen["light"][0] > 0.9 and seen["light"][1] < 0.3
+    assert seen["dark"][0] < 0.1 and seen["dark"][1] > 0.7
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_can_be_opened_in_colab_and_downloaded(browser: Browser, lab: str) -> None:
+    browser.open(f"{lab}.html")
+    links = [a.get_attribute("href") or "" for a in browser.driver.find_elements(By.CSS_SELECTOR, "header a, main a")]
+    colab = [link for link in links if "colab.research.google.com" in link]
+    assert colab
+    for link in colab:
+        inside = unquote(link).split("/blob/", 1)[1].split("/", 1)[1]
+        assert (ROOT / inside).is_file(), link
+    assert any(link.endswith(f"{Path(lab).name}.ipynb") and link.startswith(browser.address) for link in links)
+    assert (SITE / "_sources" / f"{lab}.ipynb").is_file()
+
+
+@pytest.mark.parametrize("page", QUIZZES)
+def test_a_quiz_answers_at_once(browser: Browser, page: str) -> None:
+    browser.open(f"{page}.html")
+    driver = browser.driver
+    for question in driver.find_elements(By.CSS_SELECTOR, ".rlc-quiz fieldset"):
+        for button in question.find_elements(By.CSS_SELECTOR, "input"):
+            driver.execute_script("arguments[0].click()", button)
+            shown = question.find_elements(By.CSS_SELECTOR, ".rlc-feedback > p:not([hidden])")
+            assert len(shown) == 1 and shown[0].text
+    assert "right at the first try" in driver.find_element(By.CSS_SELECTOR, ".rlc-score").text
