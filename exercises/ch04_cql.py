@@ -89,7 +89,9 @@ def conservative_penalty(q: Tensor, action: Tensor) -> Tensor:
 
 # Write: difficulty 2 of 3, about 15 minutes (an estimate).
 def polyak_update_(target: nn.Module, online: nn.Module, rate: float) -> None:
-    r"""Move the target a little towards the online network, in place: :math:`\bar\theta \leftarrow (1-\rho)\bar\theta + \rho\,\theta`.
+    r"""Move the target a little towards the online network, in place.
+
+    .. math:: \bar\theta \leftarrow (1 - \rho)\,\bar\theta + \rho\,\theta
 
     Args:
         target: the slow copy.

@@ -3,8 +3,8 @@
     python tools/build_book.py            build what changed; a second when nothing did
     python tools/build_book.py --fresh    throw away earlier results first
 
-The engine keeps executed notebooks under a key made from the notebook alone, so after a change in the package it would go on
-showing the old numbers. Here everything a notebook can depend on is hashed, and a change empties that cache.
+The engine keeps executed notebooks under a key made from the notebook alone, so after a change in the package it would
+go on showing the old numbers. Here everything a notebook can depend on is hashed, and a change empties that cache.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python tools/execute_notebooks.py [NOTEBOOK ...]     run and write back; every lab when none is named
     python tools/execute_notebooks.py --check            write nothing; exit 1 when a lab would change
 
-Text is stored. The outputs of a cell tagged ``nbval-ignore-output`` are not: the site makes them afresh. A cell that makes a
-picture or HTML (a table, coloured source) has to carry that tag; half of an output would fail the comparison.
-No times, no widget state and no machine's Python version are stored, so running twice gives the same bytes. The cell that
-installs the package on Colab is written into each lab from ``tools/colab_first_cell.py``.
+Text is stored. The outputs of a cell tagged ``nbval-ignore-output`` are not: the site makes them afresh. A cell that
+makes a picture or HTML (a table, coloured source) has to carry that tag; half of an output would fail the comparison.
+No times, no widget state and no machine's Python version are stored, so running twice gives the same bytes. The cell
+that installs the package on Colab is written into each lab from ``tools/colab_first_cell.py``.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def text_of(notebook: NotebookNode) -> str:
     """The bytes that belong on the disk."""
-    return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+    text: str = nbformat.writes(notebook, version=4)
+    return text.rstrip("\n") + "\n"
 
 
 def refreshed(path: Path) -> str:

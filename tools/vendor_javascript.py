@@ -1,7 +1,7 @@
 """Fetch the JavaScript that the site carries with it, so that its pages ask no other host for anything.
 
     python tools/vendor_javascript.py            fetch the pinned packages by ``npm pack`` into book/public/vendor/
-    python tools/vendor_javascript.py --check    change nothing; exit 1 when a file is missing or is not the one recorded
+    python tools/vendor_javascript.py --check    change nothing; exit 1 when a file is missing or not the one recorded
 
 The fetched files are kept in the repository: building the book needs neither npm nor a network.
 """

@@ -77,7 +77,7 @@ class QuizDirective(SphinxDirective):
         parsed: list[nodes.Node] = []
         for node in self.parse_text_to_nodes(text):
             if not isinstance(node, nodes.paragraph):
-                raise self.error(f"A quiz text has to be one paragraph, this is a {node.tagname}: {text!r}")
+                raise self.error(f"A quiz text has to be one paragraph, this is a {type(node).__name__}: {text!r}")
             parsed += [nodes.Text(" "), *node.children] if parsed else node.children
         return parsed
 

@@ -29,7 +29,13 @@ def _attribute(asset: object, name: str) -> object:
     return attributes.get(name) if isinstance(attributes, dict) else None
 
 
+def load_mathjax_where_needed(app: Sphinx, *_: object) -> None:
+    """The engine asks for every extension's files on every page; MathJax alone is more than a megabyte."""
+    app.set_html_assets_policy("per_page")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx. Late priority: after every extension has added its tags."""
+    app.connect("env-before-read-docs", load_mathjax_where_needed)
     app.connect("html-page-context", tidy_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

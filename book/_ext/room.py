@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import pkgutil
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -72,7 +73,15 @@ class RoomDirective(SphinxDirective):
         return holder.children
 
 
+def readable_defaults(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults such as ``<factory>`` are not Python; with them in it a signature is shown as raw text."""
+    return (re.sub(r"= ?<[^<>]*>", "= ...", signature) if signature else signature), returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("room", RoomDirective)
+    app.connect("autodoc-process-signature", readable_defaults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

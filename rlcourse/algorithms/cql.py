@@ -34,9 +34,9 @@ class CQLConfig:
     """Sizes of the hidden layers."""
     learning_rate: float = 1e-3
     """Adam's step."""
-    alpha: float = 1.0
+    alpha: float = 0.3
     """Weight of the conservative penalty. 0 is plain double Q-learning; large values approach cloning."""
-    target_rate: float = 0.005
+    target_rate: float = 0.01
     """rho, how far the target network moves at each update. Raise it to pass rewards back sooner, lower it for calm."""
 
 

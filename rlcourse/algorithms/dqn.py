@@ -1,6 +1,7 @@
 r"""Double deep Q-learning, the learner whose life story becomes the ``replay`` data set.
 
-.. math:: L(\theta) = \mathbb E\Big[h\big(Q_\theta(s,a) - r - d\,Q_{\bar\theta}(s', \arg\max_{a'} Q_\theta(s',a'))\big)\Big]
+.. math:: L(\theta) = \mathbb E\Big[h\Big(Q_\theta(s,a) - r
+          - d\,Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s',a')\big)\Big)\Big]
 
 with :math:`h` the Huber loss. Mnih et al. (2015); van Hasselt, Guez and Silver (2016).
 

@@ -23,7 +23,16 @@ from typing import Any
 
 import torch
 
-from rlcourse.networks import CategoricalPolicy, LogitsNetwork, TwinQNetwork, ValueNetwork, adam, anneal_, frozen_copy, polyak_update_
+from rlcourse.networks import (
+    CategoricalPolicy,
+    LogitsNetwork,
+    TwinQNetwork,
+    ValueNetwork,
+    adam,
+    anneal_,
+    frozen_copy,
+    polyak_update_,
+)
 from rlcourse.objectives.policies import advantage_weights, negative_log_likelihood
 from rlcourse.objectives.values import bellman_target, expectile_loss, squared_td_error
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
@@ -37,13 +46,13 @@ class IQLConfig:
     """Sizes of the hidden layers of all networks."""
     learning_rate: float = 1e-3
     """Adam's step."""
-    tau: float = 0.9
+    tau: float = 0.8
     """The expectile. 0.5 values the log's average behaviour, towards 1 its best; too near 1 believes in luck."""
     inverse_temperature: float = 10.0
     """beta. 0 clones the log; raise it to imitate only what did better than expected."""
     maximum_weight: float = 100.0
     """Cap on one sample's weight in the policy loss (the paper's value)."""
-    target_rate: float = 0.005
+    target_rate: float = 0.01
     """rho, how far the target networks move at each update."""
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import re
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
@@ -23,7 +24,7 @@ INK = "#010203"
 PALETTE = ("#0084d1", "#e69f00", "#009e73", "#d55e00", "#b86fa0", "#56b4e9")
 """Okabe and Ito (2008), the darkest two lightened for dark pages."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,

@@ -123,7 +123,8 @@ class PolicyArtifact:
             weights = (folder / "weights.safetensors").read_bytes()
             if about["format"] != FORMAT:
                 raise ArtifactError(
-                    f"{folder} has format {about['format']}.", mend=f"This version reads format {FORMAT}; save it again."
+                    f"{folder} has format {about['format']}.",
+                    mend=f"This version reads format {FORMAT}; save it again.",
                 )
             if hashlib.sha256(weights).hexdigest() != about["weights_sha256"]:
                 raise ArtifactError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ class GymnasiumBatch:
 
     def __init__(self, env_id: str, num_envs: int, *, seed: int, device: torch.device | str = "cpu") -> None:
         # SAME_STEP reports the true last observation beside the fresh one, which is what Step wants.
-        self.vector: SyncVectorEnv[Any, Any, Any] = SyncVectorEnv(
+        self.vector = SyncVectorEnv(
             [lambda: gym.make(env_id) for _ in range(num_envs)], autoreset_mode=AutoresetMode.SAME_STEP
         )
         space, actions = self.vector.single_observation_space, self.vector.single_action_space
@@ -39,13 +41,15 @@ class GymnasiumBatch:
 
     def reset(self) -> Tensor:
         """Begin ``N`` episodes; returns ``(N, D)`` float32. Only the first call seeds."""
+        obs: Any
         obs, _ = self.vector.reset(seed=self._seed)
         self._seed = None
         return self._tensor(obs)
 
     def step(self, action: Tensor) -> Step:
         """Apply ``(N,)`` actions."""
-        obs, reward, terminated, truncated, info = self.vector.step(action.cpu().numpy())
+        result: Any = self.vector.step(action.cpu().numpy())
+        obs, reward, terminated, truncated, info = result
         next_obs = np.array(obs, copy=True)
         if "final_obs" in info:
             for index in np.flatnonzero(info["_final_obs"]):

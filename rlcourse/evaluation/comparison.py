@@ -44,7 +44,7 @@ def summarise(
         seeds: the bootstrap draws from the stream ``"bootstrap"``; every line from a fresh copy of it.
     """
     if baseline not in last:
-        raise ConfigError(f"The baseline {baseline!r} has no runs.", mend=f"Compare it too: {baseline} beside the others.")
+        raise ConfigError(f"The baseline {baseline!r} has no runs.", mend=f"Name {baseline} beside the others.")
     return [
         AlgorithmSummary(
             name,

@@ -29,8 +29,12 @@ class Interval:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """``f"{interval:.2f}"`` applies ``.2f`` to all three numbers."""
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
     def __str__(self) -> str:
-        return f"{self.estimate:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self:.1f}"
 
 
 def interquartile_mean(scores: Array) -> Array:

@@ -21,6 +21,15 @@ from rlcourse.errors import DatasetInvalidError
 
 Array = npt.NDArray[Any]
 
+_KINDS = {
+    "observations": "f",
+    "actions": "iu",
+    "rewards": "f",
+    "behaviour_probabilities": "f",
+    "lengths": "iu",
+    "terminated": "b",
+}  # NumPy's letters: floating point, integer, unsigned, boolean
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -74,7 +83,9 @@ class Episodes:
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Several sets of episodes, one after the other."""
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__})
+        return cls(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
+        )
 
     def validate(self) -> Self:
         """Check everything that can be checked without knowing the environment.
@@ -84,21 +95,33 @@ class Episodes:
         """
         for problem, holds in self._claims():
             if not holds:
-                raise DatasetInvalidError(problem, mend="Look at how the data was collected; it cannot be learned from.")
+                raise DatasetInvalidError(
+                    problem, mend="Look at how the data was collected; it cannot be learned from."
+                )
         return self
 
     def _claims(self) -> list[tuple[str, bool]]:
         # Later claims may only be looked at if earlier ones hold, hence the early return.
-        steps, episodes = len(self.actions), len(self.lengths)
+        steps, episodes = self.actions.size, self.lengths.size
         claims = [
             ("The data set holds no episodes.", episodes > 0 and steps > 0),
             (f"Observations have {self.observations.ndim} axes, expected 2.", self.observations.ndim == 2),
+            ("Observations have no entries.", self.observations.size > 0),
+            (f"Actions have shape {self.actions.shape}, expected {(steps,)}.", self.actions.shape == (steps,)),
+            (f"Lengths have shape {self.lengths.shape}, expected {(episodes,)}.", self.lengths.shape == (episodes,)),
+            *(
+                (f"{name} is an array of {getattr(self, name).dtype}.", getattr(self, name).dtype.kind in kinds)
+                for name, kinds in _KINDS.items()
+            ),
         ]
         if not all(holds for _, holds in claims):
             return claims
         claims += [
             ("An episode has no steps.", bool((self.lengths > 0).all())),
-            (f"Lengths add up to {int(self.lengths.sum())}, there are {steps} actions.", int(self.lengths.sum()) == steps),
+            (
+                f"Lengths add up to {int(self.lengths.sum())}, there are {steps} actions.",
+                int(self.lengths.sum()) == steps,
+            ),
             (
                 f"There are {len(self.observations)} observations for {steps} steps of {episodes} episodes.",
                 len(self.observations) == steps + episodes,
@@ -108,7 +131,10 @@ class Episodes:
                 f"Propensities have shape {self.behaviour_probabilities.shape}, expected {(steps,)}.",
                 self.behaviour_probabilities.shape == (steps,),
             ),
-            (f"terminated has shape {self.terminated.shape}, expected {(episodes,)}.", self.terminated.shape == (episodes,)),
+            (
+                f"terminated has shape {self.terminated.shape}, expected {(episodes,)}.",
+                self.terminated.shape == (episodes,),
+            ),
         ]
         if not all(holds for _, holds in claims):
             return claims

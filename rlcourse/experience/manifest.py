@@ -35,7 +35,9 @@ def unsealed(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
         checksum = content["checksum"]
-        intact = len(checksum) == len(_ZEROS) and checksum == _digest(data.replace(checksum.encode(), _ZEROS.encode(), 1))
+        intact = len(checksum) == len(_ZEROS) and checksum == _digest(
+            data.replace(checksum.encode(), _ZEROS.encode(), 1)
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetCorruptError(f"{path} is damaged: it cannot be read as JSON.", mend=MEND) from error
     if not intact:

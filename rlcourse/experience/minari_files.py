@@ -1,303 +1,344 @@
-"""Data sets on the disk: Minari's format, with flat columns beside it and a checksum over every byte.
+"""Data sets as files: Minari's layout for everybody, flat columns beside it for speed, checksums over both.
 
 ::
 
     cartpole/mixed-v0/
-    ├── manifest.json          card, format, and the SHA-256 of every other file and of itself
+    ├── manifest.json          the card, and the SHA-256 of every file below and of itself
+    ├── columns.hdf5           the arrays of Episodes, whole: what load_dataset reads
     └── data/
-        ├── main_data.hdf5     Minari's layout, one group per episode: what minari.load_dataset reads
-        ├── metadata.json      Minari's description
-        └── columns.hdf5       the same numbers end to end: what this package reads
+        ├── main_data.hdf5     one group per episode: what minari.load_dataset reads
+        └── metadata.json      Minari's description
 
-One group per episode is slow to open: a million CartPole transitions are some 45,000 groups. Decision record 1 says
-why the columns are kept twice. Nothing here is pickled, and nothing read is executed.
+Minari's layout opens slowly (a million CartPole steps are 45,000 groups), hence the columns. HDF5 files are built in
+memory and then written like any other bytes: that is several times faster than letting the library seek about on the
+disk, and a full disk shows up as an ordinary ``OSError`` instead of as whatever the library makes of it.
 """
 
 from __future__ import annotations
 
-import difflib
-import errno
-import hashlib
 import json
 import os
-import platform
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
+import gymnasium
 import h5py
 import minari
 import numpy as np
-from minari.dataset.minari_storage import MinariStorage
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t
+from minari.serialization import serialize_space
 
-from rlcourse.errors import DatasetCorruptError, DatasetExistsError, DatasetInvalidError, DatasetNotFoundError
-from rlcourse.experience.card import DatasetCard
-from rlcourse.experience.episodes import Episodes
-from rlcourse.files import atomic_directory, sha256_of
+from rlcourse.errors import DatasetCorruptError, DatasetExistsError, DatasetInvalidError
+from rlcourse.experience import manifest
+from rlcourse.experience.card import DatasetCard, installed_versions
+from rlcourse.experience.episodes import Array, Episodes
+from rlcourse.experience.names import dataset_id, datasets_root, find, is_only_dataset, list_datasets, place
+from rlcourse.files import atomic_directory
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-COLUMNS = "data/columns.hdf5"
+__all__ = [
+    "Dataset",
+    "datasets_root",
+    "list_datasets",
+    "load_dataset",
+    "refuse_existing",
+    "save_dataset",
+]
+
+FORMAT = "rlcourse data set"
+FORMAT_VERSION = 1
+MANIFEST, COLUMNS = "manifest.json", "columns.hdf5"
+MAIN, METADATA = "data/main_data.hdf5", "data/metadata.json"
+DTYPES: dict[str, np.dtype[Any]] = {
+    "observations": np.dtype(np.float32),
+    "actions": np.dtype(np.int64),
+    "rewards": np.dtype(np.float32),
+    "behaviour_probabilities": np.dtype(np.float32),
+    "lengths": np.dtype(np.int64),
+    "terminated": np.dtype(np.bool_),
+}
+_UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError)  # what h5py raises, by turns
 PROPENSITY = "behaviour_probability"
-VERSIONED = ("rlcourse", "torch", "numpy", "gymnasium", "minari", "h5py")
+"""Key in Minari's infos: ``(T,)``, the probability of ``actions[t]``."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a file held, and proof of which file it was."""
+    """A data set that was loaded and found sound."""
 
     episodes: Episodes
     card: DatasetCard
-    checksum: str  # SHA-256 of the columns, or of Minari's own file where there are none
-    folder: Path
-
-
-def datasets_root(root: Path | None) -> Path:
-    """The folder of the data sets: ``root``, ``$MINARI_DATASETS_PATH``, or Minari's default."""
-    if root is not None:
-        return root
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-
-
-def dataset_folder(name_or_path: str | Path, root: Path | None = None) -> Path:
-    """Where a data set is or would be. An existing folder or anything that starts with / or . is taken as a path."""
-    text = str(name_or_path)
-    path = Path(text).expanduser()
-    if path.is_absolute() or text.startswith(".") or (path / "data").is_dir():
-        return path
-    return datasets_root(root) / text
-
-
-def list_datasets(root: Path | None = None) -> list[str]:
-    """The names of all data sets under the root."""
-    top = datasets_root(root)
-    found = (folder.parent for folder in top.rglob("data") if (folder / "metadata.json").exists())
-    return sorted(str(f.relative_to(top)) for f in found if not any(part.startswith(".") for part in f.parts[len(top.parts) :]))
-
-
-def refuse_existing(name_or_path: str | Path, *, root: Path | None = None) -> None:
-    """Raise :class:`DatasetExistsError` if something is already there."""
-    folder = dataset_folder(name_or_path, root)
-    if folder.exists():
-        raise DatasetExistsError(
-            f"There is a data set {name_or_path} already, in {folder}.",
-            mend="Choose another --name, or allow it to be replaced with --overwrite.",
-        )
+    path: Path
+    checksum: str | None  # the manifest's, which covers every file; None for a data set from elsewhere
+    size_bytes: int  # all its files
 
 
 def save_dataset(
-    name_or_path: str | Path, episodes: Episodes, card: DatasetCard, *, root: Path | None = None, overwrite: bool = False
+    name_or_path: str | Path,
+    episodes: Episodes,
+    card: DatasetCard,
+    *,
+    root: Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write a data set; one that was there before stays whole until this one is complete.
+    """Write a data set, all of it or nothing.
+
+    The same episodes and card give the same bytes.
+
+    Args:
+        name_or_path: a name under the root, such as ``cartpole/mixed-v0``, or a path.
+        episodes: checked before anything is written.
+        card: its versions are filled in.
+        root: ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets`` if not given.
+        overwrite: replace a data set of that name; it stays until the new one is complete.
 
     Returns:
-        Its folder.
+        The folder.
 
     Raises:
-        DatasetInvalidError: the episodes cannot be what they claim.
-        DatasetExistsError: there is one already, and ``overwrite`` is false.
-        StorageError: the disk is full or not writable.
+        DatasetInvalidError: the episodes make no sense.
+        DatasetExistsError: there is one, and ``overwrite`` is false; or something that is no data set is there.
+        StorageError: the disk is full or not writable; what was there before is whole.
     """
-    _validate(episodes, card)
-    if not overwrite:
-        refuse_existing(name_or_path, root=root)
-    folder = dataset_folder(name_or_path, root)
-    card = replace(card, versions=_versions())
+    _check(episodes, card.num_actions)
+    refuse_existing(name_or_path, root=root, overwrite=overwrite)
+    folder = place(name_or_path, root)
+    card = replace(card, versions=installed_versions())
+    stored = Episodes(**{name: np.ascontiguousarray(getattr(episodes, name), dtype) for name, dtype in DTYPES.items()})
+    _check(stored, card.num_actions)  # again: float64 beyond float32's range has become infinite
     with atomic_directory(folder) as part:
-        with _full_disk_is_an_os_error(part):
-            _write_minari(part / "data", str(name_or_path), episodes, card)
-            _write_columns(part / COLUMNS, episodes)
-        _write_manifest(part, card)
+        (part / "data").mkdir()
+        (part / COLUMNS).write_bytes(_columns(stored))
+        (part / MAIN).write_bytes(_minari_groups(stored))
+        (part / METADATA).write_text(_minari_metadata(dataset_id(name_or_path), stored, card), encoding="utf-8")
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "card": card.to_json(),
+            "files": {name: manifest.entry(part / name) for name in (COLUMNS, MAIN, METADATA)},
+        }
+        (part / MANIFEST).write_text(manifest.sealed(content), encoding="utf-8")
     return folder
 
 
 def load_dataset(name_or_path: str | Path, *, root: Path | None = None) -> Dataset:
-    """Read a data set and verify every byte of it.
+    """Read a data set and check every byte of it.
 
-    A Minari data set that some other program wrote has no manifest; it is read episode by episode, its propensities
-    are unknown (NaN), and its card says so.
+    One written by :func:`save_dataset` opens in a fraction of a second. One from elsewhere is read episode by episode;
+    its card says that propensities are not known.
 
     Raises:
-        DatasetNotFoundError: nothing there.
-        DatasetCorruptError: a byte differs from what was written, or a file is missing.
-        DatasetInvalidError: intact, but impossible.
+        DatasetNotFoundError: nothing of that name; the message says what is near and how to make it.
+        DatasetCorruptError: a file is missing, cut short or changed.
+        DatasetInvalidError: the files are as they were written and make no sense.
     """
-    folder = dataset_folder(name_or_path, root)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise _not_found(name_or_path, root)
+    folder = find(name_or_path, root)
     if not (folder / MANIFEST).exists():
-        if (folder / COLUMNS).exists():
-            raise _corrupt(folder, f"{MANIFEST} is missing")
-        return _load_foreign(folder, name_or_path)
-    card, checksum = _verified(folder)
-    try:
-        with h5py.File(folder / COLUMNS, "r", locking=False) as file:
-            episodes = Episodes(**{name: file[name][()] for name in Episodes.__dataclass_fields__})
-    except (OSError, KeyError) as error:
-        raise DatasetInvalidError(f"The columns of {folder} cannot be read: {error}.", mend="Generate it again.") from error
-    return Dataset(_validate(episodes, card), card, checksum, folder)
+        return _load_foreign(folder)
+    content = manifest.unsealed(folder / MANIFEST)
+    if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
+        raise DatasetInvalidError(
+            f"{folder} is in format {content.get('format')!r} {content.get('format_version')!r}, "
+            f"expected {FORMAT!r} {FORMAT_VERSION}.",
+            mend="Install the version of rlcourse that wrote it, or write it again with this one.",
+        )
+    if set(content["files"]) != {COLUMNS, MAIN, METADATA}:
+        raise DatasetInvalidError(f"{folder}'s manifest lists other files than expected.", mend=manifest.MEND)
+    manifest.verify(folder, content["files"])
+    card = DatasetCard.from_json(content["card"])
+    episodes = _check(_read_columns(folder / COLUMNS), card.num_actions)
+    return Dataset(episodes, card, folder, content["checksum"], _size(folder))
 
 
-def _validate(episodes: Episodes, card: DatasetCard) -> Episodes:
+def refuse_existing(name_or_path: str | Path, *, root: Path | None = None, overwrite: bool = False) -> None:
+    """Raise :class:`DatasetExistsError` if saving there would replace something it may not."""
+    folder = place(name_or_path, root)
+    if not os.path.lexists(folder):
+        return
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not folder.is_dir() or not is_only_dataset(folder):
+        raise DatasetExistsError(f"{folder} holds something that is no data set.", mend="Choose another name.")
+    if not overwrite:
+        raise DatasetExistsError(
+            f"There already is a data set at {folder}.", mend="Choose another name, or say --overwrite to replace it."
+        )
+
+
+def _check(episodes: Episodes, num_actions: int) -> Episodes:
     episodes.validate()
     highest = int(episodes.actions.max())
-    if highest >= card.num_actions:
+    if highest >= num_actions:
         raise DatasetInvalidError(
-            f"There is an action {highest}, and {card.env_id} has {card.num_actions} actions.",
-            mend="Actions are counted from 0; look at how the data was collected.",
+            f"There is an action {highest}, but the card names {num_actions} actions (0 to {num_actions - 1}).",
+            mend="Look at how the data was collected; it cannot be learned from.",
         )
     return episodes
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _write_minari(data: Path, name: str, episodes: Episodes, card: DatasetCard) -> None:
-    spec = gym.spec(card.env_id) if card.env_id in gym.registry else None
-    width = episodes.observations.shape[1]
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
-    storage = MinariStorage.new(data, observation_space, gym.spaces.Discrete(card.num_actions), spec)
-    _write_episode_groups(data / "main_data.hdf5", episodes)
-    storage.update_metadata(
-        {
-            "total_steps": episodes.num_transitions,
-            "total_episodes": episodes.num_episodes,
-            "dataset_size": storage.get_size(),
-            "dataset_id": name,
-            "minari_version": metadata.version("minari"),
-            "algorithm_name": card.behaviour,
-            "description": f"{card.quality} data on {card.env_id}. {card.command}".strip(),
-        }
-    )
-
-
-def _write_episode_groups(path: Path, episodes: Episodes) -> None:
-    """Minari's layout, written as Minari writes it but for the options that make small groups slow and large.
-
-    Minari tracks the order in which members were added: 18 kB and 10 ms an episode here, against 3 kB and 1 ms
-    without. Its reader asks for members by name and never for their order.
-    """
-    first_steps = episodes.first_steps().tolist()
-    with h5py.File(path, "w", libver="latest") as file:
-        for index, (first, length) in enumerate(zip(first_steps, episodes.lengths.tolist(), strict=True)):
-            steps = slice(first, first + length)
-            terminations, truncations = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
-            (terminations if episodes.terminated[index] else truncations)[-1] = True
-            group = file.create_group(f"episode_{index}")
-            group.attrs["id"] = index
-            group.attrs["total_steps"] = length
-            group.create_dataset("observations", data=episodes.observations[first + index : first + index + length + 1])
-            group.create_dataset("actions", data=episodes.actions[steps])
-            group.create_dataset("rewards", data=episodes.rewards[steps])
-            group.create_dataset("terminations", data=terminations)
-            group.create_dataset("truncations", data=truncations)
-            # Minari's infos begin with the one from reset, so the propensity of action t stands at t + 1.
-            propensities = np.concatenate([[np.float32(np.nan)], episodes.behaviour_probabilities[steps]])
-            group.create_dataset(f"infos/{PROPENSITY}", data=propensities)
-
-
-def _write_columns(path: Path, episodes: Episodes) -> None:
-    with h5py.File(path, "w") as file:
-        for name in Episodes.__dataclass_fields__:
+def _columns(episodes: Episodes) -> bytes:
+    with _memory_file("columns.hdf5") as file:
+        for name in DTYPES:
             file.create_dataset(name, data=getattr(episodes, name))
+        return _image(file)
 
 
-def _write_manifest(part: Path, card: DatasetCard) -> None:
-    files = {str(p.relative_to(part)): sha256_of(p) for p in sorted(part.rglob("*")) if p.is_file()}
-    manifest: dict[str, Any] = {"format": FORMAT, "card": asdict(card), "files": files}
-    manifest["self"] = _digest(manifest)
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "self"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _verified(folder: Path) -> tuple[DatasetCard, str]:
-    """Check every file against the manifest, and the manifest against itself."""
-    text = (folder / MANIFEST).read_bytes()
+def _read_columns(path: Path) -> Episodes:
     try:
-        manifest = json.loads(text)
-        canonical = (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
-        # Comparing the bytes too catches a change that JSON would not notice, such as a space turned into a tab.
-        intact = canonical == text and manifest["self"] == _digest(manifest)
-        version, files = manifest["format"], manifest["files"]
-    except (ValueError, KeyError, TypeError):
-        raise _corrupt(folder, f"{MANIFEST} is damaged") from None
-    if not intact:
-        raise _corrupt(folder, f"{MANIFEST} is damaged")
-    if version != FORMAT:
-        raise DatasetInvalidError(f"{folder} has format {version}.", mend=f"This version reads format {FORMAT}.")
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise _corrupt(folder, f"{missing[0]} is missing")
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
-        found = dict(zip(files, pool.map(lambda name: sha256_of(folder / name), files), strict=True))
-    changed = [name for name, digest in files.items() if found[name] != digest]
-    if changed:
-        raise _corrupt(folder, f"{changed[0]} is not what was written")
-    return DatasetCard(**manifest["card"]), files[COLUMNS]
-
-
-def _load_foreign(folder: Path, name: str | Path) -> Dataset:
-    try:
-        dataset = minari.MinariDataset(folder / "data")
-        parts = list(dataset.iterate_episodes())
-        space, spec = dataset.action_space, dataset.env_spec
-    except (OSError, KeyError, ValueError, AssertionError) as error:
-        raise _corrupt(folder, f"Minari cannot read it ({error})") from error
-    if not isinstance(space, gym.spaces.Discrete) or not parts or not isinstance(parts[0].observations, np.ndarray):
+        with h5py.File(path, "r") as file:
+            columns = {name: file[name][()] for name in DTYPES}
+    except _UNREADABLE as error:
         raise DatasetInvalidError(
-            f"{name} has actions {space}.", mend="Data sets with number vectors and discrete actions can be used here."
-        )
-    episodes = Episodes(
-        observations=np.concatenate([p.observations.reshape(len(p.observations), -1) for p in parts]).astype(np.float32),
-        actions=np.concatenate([p.actions for p in parts]).astype(np.int64) - int(space.start),
-        rewards=np.concatenate([p.rewards for p in parts]).astype(np.float32),
-        behaviour_probabilities=np.full(sum(len(p) for p in parts), np.nan, dtype=np.float32),
-        lengths=np.array([len(p) for p in parts], dtype=np.int64),
-        terminated=np.array([bool(p.terminations[-1]) for p in parts]),
-    )
+            f"{path} does not hold the columns of a data set: {error}.", mend=manifest.MEND
+        ) from error
+    for name, dtype in DTYPES.items():
+        if not isinstance(columns[name], np.ndarray) or columns[name].dtype != dtype:
+            raise DatasetInvalidError(f"Column {name} of {path} is not an array of {dtype}.", mend=manifest.MEND)
+    return Episodes(**columns)
+
+
+def _minari_groups(episodes: Episodes) -> bytes:
+    """Minari's ``main_data.hdf5``: one group per episode, written through h5py's low-level interface.
+
+    The high-level one spends most of its time on choices that are the same for every episode.
+    """
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)  # the same data give the same bytes
+    kinds = {dtype: h5t.py_create(dtype, logical=True) for dtype in DTYPES.values()}
+    scalar = h5s.create(h5s.SCALAR)
+    spaces: dict[tuple[int, ...], Any] = {}
+
+    def put(group: Any, name: bytes, values: Array) -> None:
+        shape = values.shape
+        if shape not in spaces:
+            spaces[shape] = h5s.create_simple(shape)
+        h5d.create(group, name, kinds[values.dtype], spaces[shape], creation).write(h5s.ALL, h5s.ALL, values)
+
+    def mark(group: Any, name: bytes, value: int) -> None:
+        integer = np.array(value, dtype=np.int64)
+        h5a.create(group, name, kinds[integer.dtype], scalar).write(integer)
+
+    longest = int(episodes.lengths.max())
+    never, once = np.zeros(longest, dtype=np.bool_), np.zeros(longest, dtype=np.bool_)
+    once[-1] = True
+    first = 0
+    with _memory_file("main_data.hdf5") as file:
+        for index, (steps, terminated) in enumerate(
+            zip(episodes.lengths.tolist(), episodes.terminated.tolist(), strict=True)
+        ):
+            end = first + steps
+            group = h5g.create(file.id, b"episode_%d" % index)
+            mark(group, b"id", index)
+            mark(group, b"total_steps", steps)
+            put(group, b"observations", episodes.observations[first + index : end + index + 1])
+            put(group, b"actions", episodes.actions[first:end])
+            put(group, b"rewards", episodes.rewards[first:end])
+            put(group, b"terminations", once[-steps:] if terminated else never[-steps:])
+            put(group, b"truncations", never[-steps:] if terminated else once[-steps:])
+            put(h5g.create(group, b"infos"), PROPENSITY.encode(), episodes.behaviour_probabilities[first:end])
+            first = end
+        return _image(file)
+
+
+def _memory_file(name: str) -> Any:
+    # "latest" makes files a third smaller; every HDF5 since 1.10 (2016) reads them.
+    return h5py.File(name, "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110"))
+
+
+def _image(file: Any) -> bytes:
+    file.flush()
+    image: bytes = file.id.get_file_image()
+    return image
+
+
+def _minari_metadata(identity: str, episodes: Episodes, card: DatasetCard) -> str:
+    box = gymnasium.spaces.Box(-np.inf, np.inf, episodes.observations.shape[1:], np.float32)
+    content: dict[str, Any] = {
+        "dataset_id": identity,
+        "minari_version": minari.__version__,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "total_episodes": episodes.num_episodes,
+        "total_steps": episodes.num_transitions,
+        "dataset_size": round(2 * episodes.num_bytes / 1e6, 1),
+        "observation_space": serialize_space(box),
+        "action_space": serialize_space(gymnasium.spaces.Discrete(card.num_actions)),
+        "algorithm_name": card.behaviour,
+        "description": f"{card.quality} data of {card.env_id}. Written by: {card.command or 'rlcourse'}",
+        "requirements": [],
+        "rlcourse_format": FORMAT_VERSION,
+    }
+    spec = gymnasium.registry.get(card.env_id)
+    if spec is not None:
+        content["env_spec"] = spec.to_json()
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _load_foreign(folder: Path) -> Dataset:
+    """A Minari data set that this package did not write: no columns, no checksums, usually no propensities."""
+    try:
+        raw = json.loads(manifest.read_bytes(folder / METADATA))
+        ours = "rlcourse_format" in raw
+    except (ValueError, TypeError) as error:
+        raise DatasetCorruptError(
+            f"{folder / METADATA} is damaged: it cannot be read as JSON.", mend=manifest.MEND
+        ) from error
+    if ours or (folder / COLUMNS).exists():
+        raise DatasetCorruptError(f"{folder / MANIFEST} is missing.", mend=manifest.MEND)
+    try:
+        source = minari.MinariDataset(folder / "data")
+        spaces = source.observation_space, source.action_space
+        if not (isinstance(spaces[0], gymnasium.spaces.Box) and len(spaces[0].shape or ()) == 1):
+            raise DatasetInvalidError(
+                f"{folder} has observations of {spaces[0]}.", mend="Only flat vectors can be used."
+            )
+        if not (isinstance(spaces[1], gymnasium.spaces.Discrete) and spaces[1].start == 0):
+            raise DatasetInvalidError(
+                f"{folder} has actions of {spaces[1]}.", mend="Only actions 0 to A - 1 can be used."
+            )
+        parts = [_foreign_episode(episode) for episode in source.storage.get_episodes(range(source.total_episodes))]
+        env_id = source.env_spec.id if source.env_spec is not None else "unknown"
+    except (*_UNREADABLE, AssertionError, IndexError) as error:
+        raise DatasetCorruptError(
+            f"{folder} cannot be read as a Minari data set: {error}.", mend=manifest.MEND
+        ) from error
+    if not parts:
+        raise DatasetInvalidError(f"{folder} holds no episodes.", mend="Look at how the data was collected.")
+    episodes = Episodes.concatenate(parts)
+    unknown = int(np.isnan(episodes.behaviour_probabilities).sum())
+    logged = "Propensities were logged." if not unknown else f"Propensities of {unknown} steps were not logged."
     card = DatasetCard(
-        env_id=spec.id if spec is not None else "unknown",
-        num_actions=int(space.n),
-        behaviour="unknown: a Minari data set without this package's manifest, so without propensities",
+        env_id=env_id,
+        num_actions=int(spaces[1].n),
+        behaviour=str(raw.get("algorithm_name", "unknown")),
+        details={
+            "source": f"Minari data set {raw.get('dataset_id', folder.name)}, not written by rlcourse: no checksum.",
+            "propensities": logged,
+        },
+        versions={"minari": str(raw.get("minari_version", "unknown"))},
     )
-    return Dataset(_validate(episodes, card), card, sha256_of(folder / "data" / "main_data.hdf5"), folder)
+    return Dataset(_check(episodes, card.num_actions), card, folder, None, _size(folder))
 
 
-class _full_disk_is_an_os_error:
-    """HDF5 reports a full disk now as OSError without a number, now as RuntimeError; ask the disk which it was."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError | RuntimeError) or getattr(error, "errno", None):
-            return
-        status = os.statvfs(self.folder)
-        full = status.f_bavail * status.f_frsize < 1 << 20 or "No space left" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
-
-
-def _corrupt(folder: Path, problem: str) -> DatasetCorruptError:
-    return DatasetCorruptError(
-        f"The data set in {folder} is damaged: {problem}.",
-        mend="Copy it again from where it came from, or make it again with rlcourse offline generate --overwrite.",
-    )
-
-
-def _not_found(name_or_path: str | Path, root: Path | None) -> DatasetNotFoundError:
-    near = difflib.get_close_matches(str(name_or_path), list_datasets(root), n=3, cutoff=0.4)
-    meant = f"Did you mean {' or '.join(near)}?" if near else "Make one with rlcourse offline generate --quality mixed."
-    return DatasetNotFoundError(
-        f"There is no data set {name_or_path} under {datasets_root(root)}, nor at that path.", mend=meant
-    )
+def _foreign_episode(episode: dict[str, Any]) -> Episodes:
+    steps = len(episode["actions"])
+    if episode["terminations"][:-1].any() or episode["truncations"][:-1].any():
+        raise DatasetInvalidError(f"Episode {episode['id']} goes on after its end.", mend="It cannot be learned from.")
+    probabilities = np.asarray((episode["infos"] or {}).get(PROPENSITY, []), dtype=np.float32).reshape(-1)
+    # Minari's collector logs one info at the reset too, before any action.
+    probabilities = probabilities[1:] if len(probabilities) == steps + 1 else probabilities
+    if len(probabilities) != steps:
+        probabilities = np.full(steps, np.nan, dtype=np.float32)
+    values: dict[str, Any] = {
+        "observations": episode["observations"],
+        "actions": episode["actions"],
+        "rewards": episode["rewards"],
+        "behaviour_probabilities": probabilities,
+        "lengths": [steps],
+        "terminated": [bool(episode["terminations"][-1])],
+    }
+    return Episodes(**{name: np.asarray(value, dtype=DTYPES[name]) for name, value in values.items()})

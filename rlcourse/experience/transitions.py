@@ -53,7 +53,10 @@ class Transitions:
         rows = torch.from_numpy(np.arange(episodes.num_transitions) + np.repeat(np.arange(len(lengths)), lengths))
         observations = torch.from_numpy(episodes.observations)
         reward, discount, final = n_step_rewards(
-            torch.from_numpy(episodes.rewards), discounts(torch.from_numpy(terminated), gamma), torch.from_numpy(last), n_step
+            torch.from_numpy(episodes.rewards),
+            discounts(torch.from_numpy(terminated), gamma),
+            torch.from_numpy(last),
+            n_step,
         )
         return cls(
             observations[rows].to(device),

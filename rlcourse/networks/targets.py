@@ -20,7 +20,9 @@ def frozen_copy(network: M) -> M:
 
 @torch.no_grad()
 def polyak_update_(target: nn.Module, online: nn.Module, rate: float) -> None:
-    r"""Move the target a little towards the online network, in place: :math:`\bar\theta \leftarrow (1-\rho)\bar\theta + \rho\,\theta`.
+    r"""Move the target a little towards the online network, in place.
+
+    .. math:: \bar\theta \leftarrow (1 - \rho)\,\bar\theta + \rho\,\theta
 
     Args:
         target: the slow copy.

@@ -88,4 +88,3 @@ def n_step_rewards(reward: Tensor, discount: Tensor, last: Tensor, n: int) -> tu
         index = following.where(going, index)
         going = going & ~last[index]
     return total, product, index
-

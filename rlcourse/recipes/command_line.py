@@ -60,9 +60,7 @@ def _run(words: list[str]) -> int:
         return _unknown(words)
     module_name, class_name = COMMANDS[name][0].split(":")
     module = importlib.import_module(module_name)
-    config = tyro.cli(
-        getattr(module, class_name), prog=" ".join(["rlcourse", *name]), args=words[len(name) :], compact_help=True
-    )
+    config = tyro.cli(getattr(module, class_name), prog=" ".join(["rlcourse", *name]), args=words[len(name) :])
     status: int = module.run(config)
     return status
 

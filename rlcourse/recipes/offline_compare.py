@@ -20,6 +20,7 @@ from rlcourse.devices import resolve_device, torch_threads
 from rlcourse.environments import check_known
 from rlcourse.errors import ConfigError
 from rlcourse.evaluation.comparison import AlgorithmSummary, Verdict, median_run, summarise, verdict
+from rlcourse.evaluation.statistics import Array
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
@@ -70,7 +71,8 @@ class Compare(Common):
             )
         if self.seeds < 2 or self.jobs < 1:
             raise ConfigError(
-                f"{self.seeds} seeds and {self.jobs} jobs.", mend="An interval needs 2 seeds or more, a run needs 1 job."
+                f"{self.seeds} seeds and {self.jobs} jobs.",
+                mend="An interval needs 2 seeds or more, a run needs 1 job.",
             )
 
 
@@ -97,15 +99,15 @@ def run(config: Compare) -> int:
     check_known(dataset.card.env_id)
     tasks = _tasks(config, training, dataset.checksum)
     rows = _finished(tasks, config.jobs)
-    scores = {kind: {a: np.array([r[kind] for r in rows if r["algorithm"] == a]) for a in config.algorithms} for kind in ("last", "best")}
-    summaries = summarise(scores["last"], scores["best"], baseline=BASELINE, seeds=Seeds(config.seed))
+    last, best = _scores(rows, "last"), _scores(rows, "best")
+    summaries = summarise(last, best, baseline=BASELINE, seeds=Seeds(config.seed))
     decision = verdict(summaries, baseline=BASELINE)
-    kept = median_run(scores["last"][decision.chosen])
-    source = next(t.folder for t in tasks if t.algorithm == decision.chosen and t.seed == config.seed + kept)
+    middle = config.seed + median_run(last[decision.chosen])
+    source = next(t.folder for t in tasks if t.algorithm == decision.chosen and t.seed == middle)
     with atomic_directory(config.output / "policy") as part:
         shutil.copytree(source / "policy", part, dirs_exist_ok=True)
-    lines = [_table(summaries), "", decision.reason, f"kept: {decision.chosen}, the run in the middle (seed {config.seed + kept}), in {config.output / 'policy'}"]
-    show_result("\n".join(lines), config.json)
+    kept = f"kept: {decision.chosen}, the run in the middle (seed {middle}), in {config.output / 'policy'}"
+    show_result("\n".join([_table(summaries), "", decision.reason, kept]), config.json)
     if config.plot is not None:
         comparison_picture(config.plot, rows, summaries, title=f"{config.dataset}, {config.seeds} seeds")
         say(f"picture written to {config.plot}")
@@ -121,15 +123,21 @@ def run(config: Compare) -> int:
     return 0
 
 
-def _tasks(config: Compare, training: OfflineTrainingConfig, checksum: str) -> list[_Task]:
+def _scores(rows: list[dict[str, Any]], kind: str) -> dict[str, Array]:
+    names = dict.fromkeys(row["algorithm"] for row in rows)
+    return {name: np.array([float(row[kind]) for row in rows if row["algorithm"] == name]) for name in names}
+
+
+def _tasks(config: Compare, training: OfflineTrainingConfig, checksum: str | None) -> list[_Task]:
     tasks = []
+    device = config.device
     for seed in range(config.seed, config.seed + config.seeds):
         for algorithm in config.algorithms:
             # A finished run counts only for exactly these settings on exactly this data.
-            settings = [checksum, algorithm, seed, plain(training), plain(getattr(config.settings, algorithm)), config.device]
+            settings = [checksum, algorithm, seed, plain(training), plain(getattr(config.settings, algorithm)), device]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
             folder = config.output.absolute() / "runs" / f"{algorithm}-{seed}-{key}"
-            tasks.append(_Task(config.dataset, config.root, algorithm, seed, training, config.settings, config.device, folder))
+            tasks.append(_Task(config.dataset, config.root, algorithm, seed, training, config.settings, device, folder))
     return tasks
 
 
@@ -192,7 +200,7 @@ def _table(summaries: list[AlgorithmSummary]) -> str:
             s.algorithm,
             str(s.last),
             str(s.best),
-            "-" if s.improvement is None else f"{s.improvement.estimate:.2f} [{s.improvement.low:.2f}, {s.improvement.high:.2f}]",
+            "-" if s.improvement is None else f"{s.improvement:.2f}",
             str(s.n),
         ]
         for s in summaries

@@ -71,9 +71,7 @@ def run(config: Train) -> int:
         f"{training.updates} updates in {outcome.seconds:.1f} s"
     )
     show_result(text, config.json)
-    write_report(
-        config.json, report("offline train", config, seconds=time.perf_counter() - started, results=[row])
-    )
+    write_report(config.json, report("offline train", config, seconds=time.perf_counter() - started, results=[row]))
     return 0
 
 

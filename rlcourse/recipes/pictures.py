@@ -37,7 +37,7 @@ def comparison_picture(
         intervals.errorbar(summary.last.estimate, index, xerr=[[low], [high]], fmt="o", color=f"C{index}", capsize=4)
     curves.set(xlabel="updates", ylabel="greedy return", title=title)
     curves.legend()
-    intervals.set(xlabel="last greedy return, IQM and 95% interval", ylim=(len(summaries) - 0.5, -0.5))
+    intervals.set(xlabel="last return, IQM (95%)", ylim=(len(summaries) - 0.5, -0.5))
     intervals.set_yticks(range(len(summaries)), [summary.algorithm for summary in summaries])
     with atomic_path(target) as part:
         figure.savefig(part, format=target.suffix[1:], dpi=150)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rlcourse.environments import BatchedEnvironment
 from rlcourse.evaluation.returns import episode_returns
@@ -33,9 +32,9 @@ class OffPolicyConfig:
     """Environment steps for each gradient step. Lower learns more from each step and takes longer."""
     batch_size: int = 128
     """Transitions in one gradient step."""
-    gamma: float = 0.98
+    gamma: float = 0.99
     """Discount."""
-    n_step: int = 5
+    n_step: int = 3
     """Steps of reality before the first estimate."""
     eval_every: int = 5_000
     """Steps between greedy evaluations."""

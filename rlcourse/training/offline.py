@@ -19,7 +19,6 @@ from rlcourse.randomness import Seeds
 from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
 from rlcourse.vocabulary import Learner, Metrics, NullTracker, Tracker
 
-
 ANNEAL_EVERY = 50
 """Updates between two changes of the learning rate: often enough to be smooth, seldom enough to cost nothing."""
 
@@ -28,7 +27,7 @@ ANNEAL_EVERY = 50
 class OfflineTrainingConfig:
     """How long to learn from a log and how often to look."""
 
-    updates: int = 20_000
+    updates: int = 12_000
     """Gradient steps."""
     batch_size: int = 256
     """Transitions in one gradient step. Raise it for calmer steps, at the price of time."""
@@ -40,7 +39,7 @@ class OfflineTrainingConfig:
     anneal: bool = True
     """Let the learning rate fall linearly to zero, so that the last policy is not whatever the last few batches made
     of it."""
-    eval_every: int = 4_000
+    eval_every: int = 2_000
     """Gradient steps between evaluations. The last step is always evaluated."""
     eval_episodes: int = 100
     """Episodes in each evaluation."""
@@ -112,7 +111,8 @@ def train_offline(
     run, done = OfflineRun(), 0
     if checkpoint is not None and checkpoint.exists():
         run, done = _resume(checkpoint, learner, drawing, config)
-    bar = tqdm(total=config.updates, initial=done, desc=description, unit="update", disable=None if description else True)
+    quiet = None if description else True  # None: a bar on a terminal, silence elsewhere
+    bar = tqdm(total=config.updates, initial=done, desc=description, unit="update", disable=quiet)
     while done < config.updates:
         steps = min(config.eval_every - done % config.eval_every, config.updates - done)
         started = time.perf_counter()
@@ -154,10 +154,10 @@ def evaluate(
     """
     family = seeds.child("evaluation")
     greedy, sampled = (
-        float(np.mean(episode_returns(learner.policy, env_id, num_episodes=num_episodes, greedy=g, seeds=family, device=device)))
-        for g in (True, False)
+        episode_returns(learner.policy, env_id, num_episodes=num_episodes, greedy=choice, seeds=family, device=device)
+        for choice in (True, False)
     )
-    return Evaluation(update, greedy, sampled)
+    return Evaluation(update, float(np.mean(greedy)), float(np.mean(sampled)))
 
 
 def _refuse_divergence(losses: dict[str, float], update: int) -> None:
@@ -169,7 +169,9 @@ def _refuse_divergence(losses: dict[str, float], update: int) -> None:
         )
 
 
-def _state(learner: Learner, drawing: torch.Generator, run: OfflineRun, done: int, config: OfflineTrainingConfig) -> dict[str, Any]:
+def _state(
+    learner: Learner, drawing: torch.Generator, run: OfflineRun, done: int, config: OfflineTrainingConfig
+) -> dict[str, Any]:
     return {
         "learner": learner.state_dict(),
         "drawing": drawing.get_state(),

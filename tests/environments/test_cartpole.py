@@ -42,7 +42,7 @@ def test_whole_episodes_agree_with_gymnasium() -> None:
     running = np.ones(20, dtype=bool)
     for row in actions:
         step = ours.step(torch.from_numpy(row))
-        for column in np.flatnonzero(running):
+        for column in np.flatnonzero(running).tolist():
             obs, reward, terminated, truncated, _ = references[column].step(int(row[column]))
             np.testing.assert_allclose(step.next_obs[column].numpy(), obs, atol=1e-6)
             assert float(step.reward[column]) == reward

@@ -55,6 +55,11 @@ RAW_MARKUP = re.compile(
     re.MULTILINE,
 )
 # Text a reader sees as prose: listings may hold such words.
+TEXT = """
+const copy = document.body.cloneNode(true);
+copy.querySelectorAll('script, style').forEach(node => node.remove());
+return copy.textContent;
+"""
 PROSE = """
 const page = document.querySelector('article') || document.body;
 const copy = page.cloneNode(true);
@@ -73,7 +78,8 @@ OVERFLOW = """
 const wide = document.documentElement.clientWidth + 1;
 if (document.documentElement.scrollWidth <= wide) return [];
 return [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > wide)
-    .slice(-5).map(e => e.tagName + '.' + e.className + ': ' + (e.textContent || '').trim().slice(0, 60)).concat('page');
+    .slice(-5).map(e => e.tagName + '.' + e.className + ': ' + (e.textContent || '').trim().slice(0, 60))
+    .concat('page');
 """
 ELSEWHERE = """
 return performance.getEntriesByType('resource').map(e => e.name)
@@ -147,8 +153,7 @@ def test_page(browser: Browser, page: str, width: int) -> None:
     assert driver.execute_script(BROKEN_PICTURES) == []
     assert driver.execute_script(EMPTY_DRAWINGS) == 0
     assert driver.execute_script(ELSEWHERE) == []
-    body = driver.find_element(By.TAG_NAME, "body").get_attribute("textContent") or ""
-    assert "Traceback" not in body
+    assert "Traceback" not in driver.execute_script(TEXT)
     assert not RAW_MARKUP.findall(driver.execute_script(PROSE))
     assert not driver.find_elements(By.CSS_SELECTOR, "mjx-merror, .math-error")
     assert browser.errors() == []
@@ -215,9 +220,15 @@ def test_a_lab_can_be_opened_in_colab_and_downloaded(browser: Browser, lab: str)
     assert (SITE / "_sources" / f"{lab}.ipynb").is_file()
 
 
-@pytest.mark.parametrize("page", QUIZZES)
-def test_a_quiz_answers_at_once(browser: Browser, page: str) -> None:
-    browser.open(f"{page}.html")
+def test_every_quiz_answers_at_once(browser: Browser) -> None:
+    assert QUIZZES
+    for page in QUIZZES:
+        browser.open(f"{page}.html")
+        answer_all(browser)
+
+
+def answer_all(browser: Browser) -> None:
+    """Pick every choice of every question of the page that is open; one explanation has to show each time."""
     driver = browser.driver
     for question in driver.find_elements(By.CSS_SELECTOR, ".rlc-quiz fieldset"):
         for button in question.find_elements(By.CSS_SELECTOR, "input"):
@@ -225,3 +236,27 @@ def test_a_quiz_answers_at_once(browser: Browser, page: str) -> None:
             shown = question.find_elements(By.CSS_SELECTOR, ".rlc-feedback > p:not([hidden])")
             assert len(shown) == 1 and shown[0].text
     assert "right at the first try" in driver.find_element(By.CSS_SELECTOR, ".rlc-score").text
+
+
+# axe-core 4.14.1 as it is on npm (Mozilla Public License 2.0): the rules a screen reader's user depends on.
+AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+RUN_AXE = """
+const done = arguments[arguments.length - 1];
+axe.run().then(found => done(found.violations.map(v => `${v.id}: ${v.nodes[0].html.slice(0, 200)}`)));
+"""
+
+
+@pytest.mark.parametrize(("width", "mode"), [(WIDE, "light"), (NARROW, "dark")])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_accessible(browser: Browser, page: str, width: int, mode: str) -> None:
+    driver = browser.driver
+    wanted = [{"name": "prefers-color-scheme", "value": mode}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wanted})
+    # The mode switch's test leaves its last choice in the browser's storage.
+    browser.open(f"{page}.html", width=width)
+    driver.execute_script("localStorage.clear()")
+    browser.open(f"{page}.html", width=width)
+    assert driver.execute_script("return document.documentElement.dataset.theme") == mode
+    driver.execute_script(AXE)
+    assert driver.execute_async_script(RUN_AXE) == []
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -89,13 +89,13 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Plain], gradient_
         given[name].requires_grad_(True)
     try:
         result = function(*given.values())
-    except Exception as error:  # noqa: BLE001  # an answer may raise anything; whatever it is belongs in the verdict
+    except Exception as error:  # an answer may raise anything; whatever it is belongs in the verdict
         return {"raised": describe_error(error)}
     answer = given[observe] if observe else result
     changed = [name for name, plain in arguments.items() if name != observe and not _same_state(given[name], plain)]
     try:
         gradients = _gradients(answer, {name: given[name] for name in gradient_of})
-    except Exception as error:  # noqa: BLE001  # a broken graph is the answer's fault, and is reported like any other
+    except Exception as error:  # a broken graph is the answer's fault, and is reported like any other
         return {"raised": describe_error(error)}
     return {"value": encode(answer), "gradients": gradients, "changed": changed}
 
@@ -128,5 +128,5 @@ def describe_error(error: BaseException) -> Plain:
 def _first_line(error: BaseException) -> str:
     try:
         return (str(error).splitlines() or [""])[0][:300]
-    except Exception:  # noqa: BLE001  # str() of an answer's own exception runs the answer's code
+    except Exception:  # str() of an answer's own exception runs the answer's code
         return ""

@@ -1,0 +1,90 @@
+# Two commands do everything by themselves, on a machine with Python 3.11 and make:
+#   make book    the environment, the exercises, the executed labs, the site; then serves it and prints the address
+#   make test    the environment, lint, types, contracts, tests, the labs cell by cell, the site in a real browser
+# Running either again does only what has changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+PORT   ?= 8000
+# One torch thread a process: two of them wait for each other longer than they work (chapter 4).
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+REPORTS := _build/reports
+
+.PHONY: setup book html serve test check lint types contracts unit labs learning site exercises notebooks bench lock clean
+
+setup: $(STAMP)
+
+# torch first and alone, by pip: a resolver that may choose takes the build with several GB of CUDA libraries.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" "$$(grep '^uv==' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check --disable-pip-version-check
+	touch $(STAMP)
+
+# The exact versions, resolved anew from pyproject.toml. The libraries of torch's CUDA build are left out: a machine
+# that has that build brings its own.
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --extra dev --python-version 3.11 --no-annotate --no-header pyproject.toml \
+	  --constraint requirements.constraints | grep -viE '^(nvidia|cuda|triton)' > requirements.lock.part
+	mv requirements.lock.part requirements.lock
+
+exercises: $(STAMP)
+	$(BIN)/python tools/make_exercises.py
+
+notebooks: $(STAMP)
+	$(BIN)/python tools/execute_notebooks.py
+
+html: $(STAMP)
+	$(BIN)/python tools/build_book.py
+
+book: html serve
+
+serve: $(STAMP)
+	$(BIN)/python tools/serve.py $(PORT)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/make_exercises.py --check
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+contracts: $(STAMP)
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	mkdir -p $(REPORTS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not site" --junitxml $(REPORTS)/unit.xml
+
+labs: $(STAMP)
+	mkdir -p $(REPORTS)
+	$(BIN)/pytest -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 180 \
+	  -n 2 --dist loadscope --junitxml $(REPORTS)/labs.xml
+
+learning: $(STAMP)
+	mkdir -p $(REPORTS)
+	$(BIN)/pytest -m slow --junitxml $(REPORTS)/learning.xml
+
+site: html
+	mkdir -p $(REPORTS)
+	$(BIN)/pytest -m site --junitxml $(REPORTS)/site.xml
+
+check: lint types contracts unit
+
+test:
+	rm -rf $(REPORTS)
+	$(MAKE) lint types contracts unit labs site learning
+	$(BIN)/python tools/count_tests.py $(REPORTS)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py
+
+clean:
+	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

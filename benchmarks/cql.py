@@ -1,0 +1,173 @@
+"""CQL's speed: against d3rlpy's DiscreteCQL, and against the matrix multiplications that any CQL must do.
+
+    python benchmarks/cql.py speed --data LOG      writes book/results/cql_speed.md
+    python benchmarks/cql.py returns --data LOG    writes book/results/cql_peer.md: the same data, the same updates
+
+All three are run in turn, several rounds in one go, one thread each, so that a noisy machine is noisy for all; the
+table shows medians over the rounds and the median of the ratios within a round.
+
+d3rlpy pins an old Gymnasium, so it lives in an environment of its own, ``.venv-d3rlpy``, which is made on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from results import markdown_table, write_result
+
+from rlcourse.algorithms.cql import CQL, CQLConfig
+from rlcourse.devices import torch_threads
+from rlcourse.experience.episodes import Episodes
+from rlcourse.experience.minari_files import load_dataset
+from rlcourse.experience.transitions import Transitions
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.offline_train import train_once
+from rlcourse.training.learners import OfflineConfigs
+from rlcourse.training.offline import OfflineTrainingConfig
+
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / ".venv-d3rlpy"
+HIDDEN, BATCH = (256, 256), 256
+
+
+def main() -> int:
+    """Run one of the two comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "returns"))
+    parser.add_argument("--data", default="cartpole/replay-v0")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
+    arguments = parser.parse_args()
+    if not arguments.peer_python.exists():
+        make_peer()
+    command = f"python benchmarks/cql.py {arguments.what} --data {arguments.data}"
+    with torch_threads(1), tempfile.TemporaryDirectory() as folder:
+        dataset = load_dataset(arguments.data)
+        log = Path(folder) / "log.npz"
+        np.savez(log, **{name: getattr(dataset.episodes, name) for name in Episodes.__dataclass_fields__})
+        if arguments.what == "speed":
+            speed(dataset.episodes, log, arguments.peer_python, arguments.rounds, command)
+        else:
+            returns(arguments.data, log, arguments.peer_python, arguments.seeds, command)
+    return 0
+
+
+def make_peer() -> None:
+    """Build d3rlpy's environment."""
+    subprocess.run([sys.executable, "-m", "venv", PEER], check=True)
+    pip = [PEER / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "torch==2.13.0"], check=True)  # first and alone: see the Makefile
+    subprocess.run([*pip, "d3rlpy==2.8.1"], check=True)
+
+
+def speed(episodes: Episodes, log: Path, python: Path, rounds: int, command: str) -> None:
+    """Updates per second: ours on one and on two threads, d3rlpy's, and bare multiplications."""
+    transitions = Transitions.from_episodes(episodes, gamma=0.99, num_actions=2)
+    found: dict[str, list[float]] = {"ours": [], "ours, two threads": [], "d3rlpy": [], "multiplications": []}
+    for _ in range(rounds):
+        found["multiplications"].append(rate(multiplications()))
+        found["ours"].append(rate(our_update(transitions)))
+        with torch_threads(2):
+            found["ours, two threads"].append(rate(our_update(transitions)))
+        found["d3rlpy"].append(float(peer(python, log, "--updates", "200")["updates_per_second"]))
+    ours = found["ours"]
+    rows = []
+    for name, rates in found.items():
+        ratio = statistics.median(a / b for a, b in zip(ours, rates, strict=True))
+        rows.append([name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{ratio:.2f}"])
+    body = (
+        f"CQL updates per second, networks {HIDDEN[0]}x{HIDDEN[1]}, batch {BATCH}, one thread unless said otherwise; "
+        f"median of {rounds} rounds.\n\n"
+        + markdown_table(["", "updates per second", "range", "ours divided by it"], rows)
+    )
+    write_result("cql_speed", body, command=command, data={"updates_per_second": found})
+
+
+def our_update(transitions: Transitions) -> Callable[[], object]:
+    """One draw and one update of this package's CQL."""
+    with Seeds(0).initialising("networks"):
+        learner = CQL(transitions.spec(), CQLConfig(hidden=HIDDEN))
+    drawing = Seeds(0).torch("batches")
+    return lambda: learner.update(transitions.sample(BATCH, drawing))
+
+
+def multiplications() -> Callable[[], object]:
+    """The matrix products of one update, and nothing else.
+
+    Forwards: the online network on obs and next_obs, the target network on next_obs. Backward through the first: a
+    product for every weight, and one for every layer's input but the first's.
+    """
+    sizes = [4, *HIDDEN, 2]
+    layers = [(torch.randn(BATCH, i), torch.randn(i, o), torch.randn(BATCH, o)) for i, o in pairwise(sizes)]
+
+    def run() -> None:
+        for _ in range(3):
+            for x, weight, _ in layers:
+                torch.mm(x, weight)
+        for depth, (x, weight, gradient) in enumerate(layers):
+            torch.mm(x.T, gradient)
+            if depth:
+                torch.mm(gradient, weight.T)
+
+    return run
+
+
+def rate(step: Callable[[], object], *, warm_up: int = 50, count: int = 400) -> float:
+    """Calls per second."""
+    for _ in range(warm_up):
+        step()
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    return count / (time.perf_counter() - started)
+
+
+def returns(name: str, log: Path, python: Path, seeds: int, command: str) -> None:
+    """What both earn from the same data after the same number of updates."""
+    training = OfflineTrainingConfig()
+    dataset = load_dataset(name)
+    shared = ["--updates", str(training.updates), "--warm-up", "0", "--hidden", "64", "64", "--eval-episodes", "100"]
+    variants = {
+        "d3rlpy, its defaults": [],
+        "d3rlpy, our learning rate, discount and alpha": [
+            "--learning-rate", "1e-3", "--gamma", str(training.gamma), "--alpha", str(CQLConfig().alpha),
+        ],
+    }  # fmt: skip
+    found: dict[str, list[float]] = {"ours": []}
+    for seed in range(seeds):
+        outcome, _ = train_once(dataset, name, "cql", seed, training, OfflineConfigs(), device=torch.device("cpu"))
+        found["ours"].append(outcome.last)
+        for variant, words in variants.items():
+            result = peer(python, log, *shared, *words, "--seed", str(seed))
+            found.setdefault(variant, []).append(float(result["greedy_return"]))
+    rows = [[who, f"{statistics.mean(r):.0f}", ", ".join(f"{x:.0f}" for x in r)] for who, r in found.items()]
+    body = (
+        f"Greedy return (100 episodes) after {training.updates} updates on {name}, networks 64x64, batch "
+        f"{training.batch_size}, seeds 0 to {seeds - 1}.\n\n" + markdown_table(["", "mean", "each seed"], rows)
+    )
+    write_result(f"cql_peer_{dataset.card.quality}", body, command=command, data={"returns": found})
+
+
+def peer(python: Path, log: Path, *words: str) -> dict[str, Any]:
+    """Run the d3rlpy script; its last line is JSON."""
+    script = ROOT / "benchmarks" / "peers" / "d3rlpy_cql.py"
+    done = subprocess.run([python, script, log, *words], capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

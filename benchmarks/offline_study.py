@@ -1,0 +1,171 @@
+"""What matters when BC, CQL and IQL learn CartPole from logs: the study in chapter 5.
+
+    python benchmarks/offline_study.py main        four data sets, five seeds, one set of defaults
+    python benchmarks/offline_study.py ablation    the same with one setting changed at a time
+    python benchmarks/offline_study.py logs        the same defaults on logs made with other seeds
+
+Each writes a table to book/results/. The data sets are made on first use, under the Minari root; finished runs are
+kept under runs/study, so an interrupted study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results import markdown_table, write_result
+
+from rlcourse.experience.names import list_datasets
+from rlcourse.recipes.command_line import main as rlcourse
+
+RUNS = Path("runs") / "study"
+TRANSITIONS = 100_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One changed setting."""
+
+    name: str
+    algorithms: tuple[str, ...]
+    options: tuple[str, ...] = field(default_factory=tuple)
+
+
+ABLATIONS = (
+    Variant("defaults", ("cql", "iql")),
+    Variant("n-step 1 (default 5)", ("cql", "iql"), ("--training.n-step", "1")),
+    Variant("n-step 10", ("cql", "iql"), ("--training.n-step", "10")),
+    Variant("gamma 0.99 (default 0.98)", ("cql", "iql"), ("--training.gamma", "0.99")),
+    Variant("learning rate not annealed", ("cql", "iql"), ("--training.no-anneal",)),
+    Variant(
+        "target rate 0.05 (default 0.01)",
+        ("cql", "iql"),
+        ("--settings.cql.target-rate", "0.05", "--settings.iql.target-rate", "0.05"),
+    ),
+    Variant("alpha 0 (default 0.3)", ("cql",), ("--settings.cql.alpha", "0")),
+    Variant("alpha 3", ("cql",), ("--settings.cql.alpha", "3")),
+    Variant("tau 0.5 (default 0.8)", ("iql",), ("--settings.iql.tau", "0.5")),
+    Variant("tau 0.95", ("iql",), ("--settings.iql.tau", "0.95")),
+    Variant("inverse temperature 1 (default 10)", ("iql",), ("--settings.iql.inverse-temperature", "1")),
+)
+
+
+def main() -> int:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("main", "ablation", "logs"))
+    parser.add_argument("--seeds", type=int)
+    arguments = parser.parse_args()
+    command = f"python benchmarks/offline_study.py {arguments.part}"
+    if arguments.part == "main":
+        study(arguments.seeds or 5, command)
+    elif arguments.part == "ablation":
+        ablation(arguments.seeds or 3, command)
+    else:
+        logs(arguments.seeds or 3, command)
+    return 0
+
+
+def study(seeds: int, command: str) -> None:
+    """Four data sets with the defaults."""
+    reports = {quality: compare(dataset(quality, 0), seeds) for quality in ("replay", "mixed", "medium", "expert")}
+    rows = [
+        [
+            quality,
+            row["algorithm"].upper(),
+            f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]",
+            f"{row['best_iqm']:.0f}",
+            "" if row["improvement_over_bc"] is None else f"{row['improvement_over_bc']['estimate']:.2f}",
+        ]
+        for quality, report in reports.items()
+        for row in report["summary"]
+    ]
+    header = ["log", "method", "last: IQM [95 % interval]", "best: IQM", "P(a run beats a BC run)"]
+    body = (
+        f"Greedy returns on CartPole-v1 (500 is the most there is), {TRANSITIONS:,} transitions a log, "
+        f"{seeds} seeds, one set of defaults for all logs.\n\n" + markdown_table(header, rows)
+    )
+    write_result("offline_study", body, command=command, data={"reports": reports})
+
+
+def ablation(seeds: int, command: str) -> None:
+    """One setting changed at a time."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for quality in ("replay", "mixed"):
+        for variant in ABLATIONS:
+            report = compare(dataset(quality, 0), seeds, ("bc", *variant.algorithms), *variant.options)
+            for row in report["summary"]:
+                found.setdefault(f"{row['algorithm']}/{variant.name}", {})[quality] = row
+    rows = []
+    for algorithm in ("cql", "iql"):
+        for variant in ABLATIONS:
+            if algorithm in variant.algorithms:
+                cells = [found[f"{algorithm}/{variant.name}"][quality] for quality in ("replay", "mixed")]
+                rows.append([algorithm.upper(), variant.name, *(_cell(cell) for cell in cells)])
+    body = (
+        f"Last greedy return, IQM and range of {seeds} seeds (three seeds make no interval worth the name), with one "
+        "setting changed at a time.\n\n" + markdown_table(["method", "changed", "replay", "mixed"], rows)
+    )
+    write_result("offline_ablation", body, command=command, data={"summaries": found})
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['iqm']:.0f} ({row['ci_low']:.0f} to {row['ci_high']:.0f})"
+
+
+def logs(seeds: int, command: str) -> None:
+    """The same defaults on logs of other seeds: does the conclusion hang on one log?"""
+    rows, reports = [], {}
+    for quality in ("replay", "mixed"):
+        for seed in range(5):
+            reports[f"{quality}-{seed}"] = report = compare(dataset(quality, seed), seeds)
+            cells = [_cell(row) for row in report["summary"]]
+            rows.append([quality, str(seed), *cells])
+    body = (
+        f"Last greedy return, IQM and range of {seeds} training seeds, on logs collected with five different seeds.\n\n"
+        + markdown_table(["log", "its seed", "BC", "CQL", "IQL"], rows)
+    )
+    write_result("offline_logs", body, command=command, data={"reports": reports})
+
+
+def dataset(quality: str, seed: int) -> str:
+    """The name of a log; made if it is not there."""
+    name = f"cartpole/{quality}-v0" if seed == 0 else f"cartpole/{quality}-seed{seed}-v0"
+    if name not in list_datasets():
+        _run(
+            "offline",
+            "generate",
+            "--quality",
+            quality,
+            "--seed",
+            str(seed),
+            "--name",
+            name,
+            "--transitions",
+            str(TRANSITIONS),
+        )
+    return name
+
+
+def compare(name: str, seeds: int, algorithms: tuple[str, ...] = ("bc", "cql", "iql"), *options: str) -> dict[str, Any]:
+    """The report of one ``rlcourse offline compare``."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "report.json"
+        words = ["--dataset", name, "--seeds", str(seeds), "--algorithms", *algorithms, "--output", str(RUNS / name)]
+        _run("offline", "compare", *words, *options, "--json", str(target))
+        report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        return report
+
+
+def _run(*words: str) -> None:
+    status = rlcourse(words)
+    if status:
+        raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,34 @@
+"""``make bench``: every measurement that the book shows, one after the other, each alone on the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+BENCHMARKS = (
+    ("offline_study.py", "main"),  # makes the logs that the others read
+    ("cql.py", "speed"),
+    ("cql.py", "returns"),
+    ("cql.py", "returns", "--data", "cartpole/mixed-v0"),
+    ("open_large_dataset.py",),
+    ("grading.py",),
+    ("offline_study.py", "ablation"),
+    ("offline_study.py", "logs"),
+)
+
+
+def main() -> int:
+    """Run all; stop at the first that fails."""
+    for script, *words in BENCHMARKS:
+        print(f"--- {script} {' '.join(words)}", file=sys.stderr, flush=True)
+        status = subprocess.run([sys.executable, HERE / script, *words], check=False).returncode
+        if status:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""``rlcourse offline describe``: what a data set holds and where it came from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+from rlcourse.errors import ConfigError
+from rlcourse.experience.card import summarise
+from rlcourse.experience.minari_files import load_dataset
+from rlcourse.files import atomic_path
+from rlcourse.recipes.common import Common, report, say, show_result, table, write_report
+from rlcourse.recipes.pictures import FORMATS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(Common):
+    """Check a data set byte by byte and show what it holds: returns, ends, actions, propensities, provenance.
+
+    Nothing here is random and nothing runs on an accelerator; --seed and --device change nothing.
+
+    Example: rlcourse offline describe cartpole/mixed-v0 --plot returns.png
+    """
+
+    dataset: tyro.conf.Positional[str]
+    """Name under the Minari root, such as cartpole/mixed-v0, or a path."""
+    plot: Path | None = None
+    """Draw a histogram of the returns to this .png, .svg or .pdf file."""
+    root: Path | None = None
+    """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+
+
+def run(config: Describe) -> int:
+    """Load, summarise, show."""
+    started = time.perf_counter()
+    if config.plot is not None and config.plot.suffix not in FORMATS:
+        raise ConfigError(f"Cannot draw to {config.plot}.", mend=f"Name a file that ends in {' or '.join(FORMATS)}.")
+    loaded = load_dataset(config.dataset, root=config.root)
+    seconds = time.perf_counter() - started
+    summary = summarise(loaded.episodes, loaded.card, size_bytes=loaded.size_bytes, checksum=loaded.checksum)
+    show_result(readable(config.dataset, summary), config.json)
+    if config.plot is not None:
+        returns_picture(config.plot, summary, title=config.dataset)
+        say(f"picture written to {config.plot}")
+    row = {"dataset": config.dataset, "path": loaded.path, **summary}
+    write_report(config.json, report("offline describe", config, seconds=seconds, results=[row]))
+    return 0
+
+
+def readable(name: str, summary: Mapping[str, Any]) -> str:
+    """A summary as lines for a reader."""
+    returns, lengths, ends, actions = (summary[key] for key in ("returns", "lengths", "ends", "actions"))
+    propensities, card = summary["propensities"], summary["provenance"]
+    episodes = summary["episodes"]
+    spread = ("min", "first_quartile", "median", "third_quartile", "max", "mean")
+    lines = [
+        f"{name}: {summary['transitions']} transitions in {episodes} episodes of {card['env_id']}",
+        "",
+        table(
+            ["per episode", "min", "25%", "median", "75%", "max", "mean"],
+            [
+                ["return", *(f"{returns[key]:.1f}" for key in spread)],
+                ["length", *(f"{lengths[key]:.1f}" for key in spread)],
+            ],
+        ),
+        "",
+        f"episodes end   {ends['terminated']} terminated ({ends['terminated'] / episodes:.1%}), "
+        f"{ends['time_limit']} cut off ({ends['time_limit'] / episodes:.1%})",
+        "actions        " + ", ".join(f"{index}: {share:.1%}" for index, share in enumerate(actions["frequencies"])),
+        f"propensities   {_propensities(propensities, len(actions['counts']))}",
+        "",
+        table(
+            ["observation", "min", "mean", "max"],
+            [
+                [str(index), *(f"{column[key]:.3g}" for key in ("min", "mean", "max"))]
+                for index, column in enumerate(summary["observations"])
+            ],
+        ),
+        "",
+        f"quality        {card['quality']}",
+        f"behaviour      {card['behaviour']}",
+        f"seed           {'unknown' if card['seed'] is None else card['seed']}",
+        f"command        {card['command'] or 'unknown'}",
+        *(f"{key.replace('_', ' '):<14} {value}" for key, value in card["details"].items()),
+        "versions       " + ", ".join(f"{key} {value}" for key, value in card["versions"].items()),
+        f"size           {summary['file_bytes'] / 1e6:.1f} MB of files, "
+        f"{summary['memory_bytes'] / 1e6:.1f} MB in memory",
+        f"checksum       {summary['checksum'] or 'none'}" + (" (every byte checked)" if summary["checksum"] else ""),
+    ]
+    return "\n".join(lines)
+
+
+def returns_picture(target: Path, summary: Mapping[str, Any], *, title: str) -> None:
+    """A histogram of the returns, with the median marked.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    histogram = summary["returns"]["histogram"]
+    figure = Figure(figsize=(6, 3.6), layout="constrained")  # not pyplot: no global state, no window
+    axes = figure.subplots()
+    axes.stairs(histogram["counts"], histogram["edges"], fill=True, color="C0")
+    axes.axvline(summary["returns"]["median"], color="C1", label=f"median {summary['returns']['median']:.1f}")
+    axes.set(xlabel="undiscounted return of an episode", ylabel="episodes", title=title)
+    axes.legend()
+    with atomic_path(target) as part:
+        figure.savefig(part, format=target.suffix[1:], dpi=150)
+
+
+def _propensities(found: Mapping[str, Any], num_actions: int) -> str:
+    if found["action_entropy"] is None:
+        return "not logged"
+    known = "" if found["known"] == 1.0 else f"; logged for {found['known']:.1%} of the steps"
+    return (
+        f"{found['min']:.3g} to {found['max']:.3g}, behaviour entropy {found['action_entropy']:.3f} nats "
+        f"(even choice among {num_actions}: {math.log(num_actions):.3f}){known}"
+    )
