@@ -68,7 +68,7 @@ def main() -> int:
 def make_peer() -> None:
     """Build d3rlpy's environment."""
     subprocess.run([sys.executable, "-m", "venv", PEER], check=True)
-    pip = [PEER / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    pip: list[str | Path] = [PEER / "bin" / "python", "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "torch==2.13.0"], check=True)  # first and alone: see the Makefile
     subprocess.run([*pip, "d3rlpy==2.8.1"], check=True)
 

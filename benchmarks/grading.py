@@ -9,7 +9,6 @@ crashes while loading or is no Python at all.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from results import markdown_table, write_result
 
 from rlcourse.course.grading.grader import Plan, grade_folder
 from rlcourse.course.grading.report import handed_in, write_reports
@@ -105,7 +105,12 @@ def main() -> int:
         "seconds_per_submission": round(seconds / options.submissions, 2),
         "verdicts": dict(statuses),
     }
-    print(json.dumps(figures, indent=2))
+    body = markdown_table(
+        ["submissions", "workers at a time", "isolation", "seconds", "seconds a submission"],
+        [[figures[name] for name in ("submissions", "jobs", "isolation", "seconds", "seconds_per_submission")]],
+    )
+    command = f"python benchmarks/grading.py --submissions {options.submissions} --jobs {options.jobs}"
+    write_result("grading", body, command=command, data=figures)
     if options.json:
         write_json(options.json, figures)
     return 0

@@ -18,6 +18,8 @@ MODE_ICON = re.compile(r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"')
 LOGO = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")')
 CHAPTER_WITH_SECTIONS = re.compile(r"(<a [^>]*>)((?:(?!</a>).)*)</a><details([^>]*)><summary>", re.DOTALL)
 FOLDED_CELL = re.compile(r'<summary aria-label="Toggle hidden content">')
+# A role that has been withdrawn; and what stands in a list has to be an item of it.
+CITATION = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"')
 # Sphinx writes a long signature's parameters as descriptions (dd) of nothing (no dt).
 PARAMETERS = re.compile(r'<dl>\s*(<dd><em class="sig-param">.*?)</dl>', re.DOTALL)
 
@@ -31,6 +33,7 @@ def repaired(page: str) -> str:
     page = LOGO.sub('<div class="sidebar-primary-item" role="region" aria-label="Front page">', page)
     page = CHAPTER_WITH_SECTIONS.sub(_name_the_arrow, page)
     page = FOLDED_CELL.sub("<summary>", page)
+    page = CITATION.sub(r'\1 role="listitem"', page)
     return PARAMETERS.sub(_list_parameters, page)
 
 

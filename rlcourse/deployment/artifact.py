@@ -3,16 +3,15 @@
 ::
 
     policy/
-    ├── policy.json           what it is, how it was made, how good it was, SHA-256 of the weights
+    ├── policy.json           what it is, how it was made, how good it was; SHA-256 of the weights and of itself
     └── weights.safetensors   the logits or Q-network, its normalisation included
 
-Loading verifies the checksum and never runs code from the file.
+Loading verifies the checksums and never runs code from the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rlcourse.errors import ArtifactError
+from rlcourse.errors import ArtifactError, DatasetCorruptError
+from rlcourse.experience import manifest
 from rlcourse.files import atomic_directory
 from rlcourse.networks import CategoricalPolicy, GreedyQPolicy, LogitsNetwork, QNetwork
 from rlcourse.vocabulary import DiscretePolicy
@@ -109,7 +109,7 @@ class PolicyArtifact:
         }
         with atomic_directory(folder) as part:
             (part / "weights.safetensors").write_bytes(weights)
-            (part / "policy.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            (part / "policy.json").write_text(manifest.sealed(about), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> PolicyArtifact:
@@ -119,7 +119,10 @@ class PolicyArtifact:
             ArtifactError: missing, damaged, or of another format.
         """
         try:
-            about = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+            about = manifest.unsealed(folder / "policy.json")
+        except DatasetCorruptError as error:
+            raise ArtifactError(error.problem, mend="Name the folder that a save made, or copy it again.") from error
+        try:
             weights = (folder / "weights.safetensors").read_bytes()
             if about["format"] != FORMAT:
                 raise ArtifactError(

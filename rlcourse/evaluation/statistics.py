@@ -30,11 +30,12 @@ class Interval:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """``f"{interval:.2f}"`` applies ``.2f`` to all three numbers."""
+        """``f"{interval:.2f}"`` applies ``.2f`` to all three numbers; one digit after the point by default."""
+        spec = spec or ".1f"
         return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
     def __str__(self) -> str:
-        return f"{self:.1f}"
+        return format(self)
 
 
 def interquartile_mean(scores: Array) -> Array:

@@ -179,7 +179,7 @@ def _learning(seed: int) -> str:
             last.bias[1] = -100.0
     for _ in range(300):
         learner.update(batch)
-    value = float(learner.q(ones[:1, None])[0, 0])
+    value = float(learner.q(ones[:1, None]).detach()[0, 0])
     _demand(abs(value - 2.0) < 0.05, f"a reward of 1 for ever at discount 0.5 was valued at {value:.3f}")
     return f"Q-learning values 1 a step at discount 0.5 at {value:.3f} (2 expected)"
 

@@ -21,6 +21,9 @@ ARROW = (
     '<details open="open"><summary><span class="toctree-toggle"></span></summary></details></li>'
 )
 FOLDED = '<summary aria-label="Toggle hidden content"><p>Show code cell content</p></summary>'
+CITATION = (
+    '<div role="list" class="citation-list"><div class="citation" id="id4" role="doc-biblioentry">[1]</div></div>'
+)
 PARAMETERS = (
     '<dl class="py"><dt><span>(</span>\n\n<dl>\n<dd><em class="sig-param">tau</em>,</dd>\n'
     '<dd><em class="sig-param">n</em>,</dd>\n</dl>\n</dt><dd><dl class="field-list"><dt>Returns</dt><dd>x</dd></dl></dd></dl>'
@@ -51,6 +54,10 @@ def test_a_folded_cell_is_named_by_its_visible_words() -> None:
     assert repaired(FOLDED) == FOLDED.replace(' aria-label="Toggle hidden content"', "")
 
 
+def test_an_entry_of_the_bibliography_is_an_item_of_its_list() -> None:
+    assert repaired(CITATION) == CITATION.replace("doc-biblioentry", "listitem")
+
+
 def test_parameters_become_a_list_and_other_definitions_stay() -> None:
     page = repaired(PARAMETERS)
     assert page.count('role="listitem"') == 2
@@ -58,7 +65,7 @@ def test_parameters_become_a_list_and_other_definitions_stay() -> None:
     assert page.endswith('</dt><dd><dl class="field-list"><dt>Returns</dt><dd>x</dd></dl></dd></dl>')
 
 
-@pytest.mark.parametrize("piece", [SEARCH, MODE, LOGO, ARROW, FOLDED, PARAMETERS])
+@pytest.mark.parametrize("piece", [SEARCH, MODE, LOGO, ARROW, FOLDED, CITATION, PARAMETERS])
 def test_a_second_repair_changes_nothing(piece: str) -> None:
     assert repaired(piece) != piece
     assert repaired(repaired(piece)) == repaired(piece)

@@ -98,9 +98,10 @@ def test_epsilon_follows_what_the_base_does_when_greedy_even_if_the_base_is_stoc
 
 
 def test_policies_leave_no_gradient_behind() -> None:
-    obs = OBS.clone().requires_grad_()
-    assert not CategoricalPolicy(itself).probabilities(obs).requires_grad
-    assert not GreedyQPolicy(itself).values(obs).requires_grad
+    layer = torch.nn.Linear(3, 3)
+    assert layer(OBS).requires_grad
+    assert not CategoricalPolicy(layer).probabilities(OBS).requires_grad
+    assert not GreedyQPolicy(layer).values(OBS).requires_grad
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
