@@ -37,20 +37,20 @@ class Variant:
 
 ABLATIONS = (
     Variant("defaults", ("cql", "iql")),
-    Variant("n-step 1 (default 5)", ("cql", "iql"), ("--training.n-step", "1")),
-    Variant("n-step 10", ("cql", "iql"), ("--training.n-step", "10")),
-    Variant("gamma 0.99 (default 0.98)", ("cql", "iql"), ("--training.gamma", "0.99")),
-    Variant("learning rate not annealed", ("cql", "iql"), ("--training.no-anneal",)),
+    Variant("n-step 1 (default 5)", ("cql", "iql"), ("--n-step", "1")),
+    Variant("n-step 10", ("cql", "iql"), ("--n-step", "10")),
+    Variant("gamma 0.99 (default 0.98)", ("cql", "iql"), ("--gamma", "0.99")),
+    Variant("learning rate not annealed", ("cql", "iql"), ("--no-anneal",)),
     Variant(
         "target rate 0.05 (default 0.01)",
         ("cql", "iql"),
-        ("--settings.cql.target-rate", "0.05", "--settings.iql.target-rate", "0.05"),
+        ("--cql.target-rate", "0.05", "--iql.target-rate", "0.05"),
     ),
-    Variant("alpha 0 (default 0.3)", ("cql",), ("--settings.cql.alpha", "0")),
-    Variant("alpha 3", ("cql",), ("--settings.cql.alpha", "3")),
-    Variant("tau 0.5 (default 0.8)", ("iql",), ("--settings.iql.tau", "0.5")),
-    Variant("tau 0.95", ("iql",), ("--settings.iql.tau", "0.95")),
-    Variant("inverse temperature 1 (default 10)", ("iql",), ("--settings.iql.inverse-temperature", "1")),
+    Variant("alpha 0 (default 0.3)", ("cql",), ("--cql.alpha", "0")),
+    Variant("alpha 3", ("cql",), ("--cql.alpha", "3")),
+    Variant("tau 0.5 (default 0.8)", ("iql",), ("--iql.tau", "0.5")),
+    Variant("tau 0.95", ("iql",), ("--iql.tau", "0.95")),
+    Variant("inverse temperature 1 (default 10)", ("iql",), ("--iql.inverse-temperature", "1")),
 )
 
 

@@ -17,7 +17,9 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch, ava
     assert resolve_device("auto").type == expected
 
 
-@pytest.mark.parametrize(("count", "name", "there"), [(0, "cuda", 0), (0, "cuda:0", 0), (2, "cuda:2", 0), (2, "cuda:1", 1)])
+@pytest.mark.parametrize(
+    ("count", "name", "there"), [(0, "cuda", 0), (0, "cuda:0", 0), (2, "cuda:2", 0), (2, "cuda:1", 1)]
+)
 def test_a_device_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch, count: int, name: str, there: int) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if there:

@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 
 SEARCH_BUTTON = re.compile(r'(<button class="[^"]*\bsearch-button-field\b[^>]*?)\s+aria-label="Search"')
 MODE_ICON = re.compile(r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"')
+SEARCH = re.compile(r'<div class="sidebar-primary-item">(?=\s*<button class="[^"]*\bsearch-button-field\b)')
 LOGO = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")')
 CHAPTER_WITH_SECTIONS = re.compile(r"(<a [^>]*>)((?:(?!</a>).)*)</a><details([^>]*)><summary>", re.DOTALL)
 FOLDED_CELL = re.compile(r'<summary aria-label="Toggle hidden content">')
@@ -31,6 +32,7 @@ def repaired(page: str) -> str:
     # All three icons' titles are read out at once, against the button's own label.
     page = MODE_ICON.sub(r"\1", page)
     page = LOGO.sub('<div class="sidebar-primary-item" role="region" aria-label="Front page">', page)
+    page = SEARCH.sub('<div class="sidebar-primary-item" role="search">', page)
     page = CHAPTER_WITH_SECTIONS.sub(_name_the_arrow, page)
     page = FOLDED_CELL.sub("<summary>", page)
     page = CITATION.sub(r'\1 role="listitem"', page)

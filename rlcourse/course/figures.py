@@ -86,8 +86,11 @@ def show_figure(figure: Figure, description: str) -> ThemedFigure:
     with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # Axes made outside the style are drawn in plain black: those follow the page too.
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("#000000", "currentColor")
+    # A white frame, as a legend made outside the style has one, would hide light letters in the dark.
+    svg = svg.replace("fill: #ffffff", "fill: none")
     # An inline picture's <style> would apply to the whole page.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    label = f'<svg role="img" aria-label="{escape(description, quote=True)}"'
+    label = f'<svg role="img" aria-label="{escape(description, quote=True)}" fill="currentColor"'
     return ThemedFigure(svg.replace("<svg", label, 1), description)

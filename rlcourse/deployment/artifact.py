@@ -28,6 +28,7 @@ from rlcourse.networks import CategoricalPolicy, GreedyQPolicy, LogitsNetwork, Q
 from rlcourse.vocabulary import DiscretePolicy
 
 FORMAT = 1
+FILES = ("policy.json", "weights.safetensors")
 Head = Literal["logits", "q"]
 
 
@@ -100,7 +101,9 @@ class PolicyArtifact:
 
         Raises:
             StorageError: the disk is full or not writable.
+            ArtifactError: something that is no policy is there.
         """
+        refuse_anything_else(folder)
         weights = save(self.weights)
         about = {
             "format": FORMAT,
@@ -142,3 +145,10 @@ class PolicyArtifact:
             raise ArtifactError(
                 f"{folder} does not hold a policy: {error}.", mend="Name the folder that a save made."
             ) from error
+
+
+def refuse_anything_else(folder: Path) -> None:
+    """Raise :class:`ArtifactError` if saving to ``folder`` would replace anything but an older policy."""
+    if not folder.exists() or (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= set(FILES)):
+        return
+    raise ArtifactError(f"{folder} holds something that is no saved policy.", mend="Choose another folder.")

@@ -80,13 +80,11 @@ def bootstrap_interval(
     say so.
     """
     matrix = _matrix(scores)
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"The confidence is {confidence}.", mend="Use a share between 0 and 1, for example 0.95.")
+    percentiles = _percentiles(confidence)
     runs, tasks = matrix.shape
     drawn = rng.integers(runs, size=(resamples, runs, tasks))
     resampled = matrix[drawn, np.arange(tasks)].reshape(resamples, -1)
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(statistic(resampled), [tail, 100.0 - tail])
+    low, high = np.percentile(statistic(resampled), percentiles)
     return Interval(float(statistic(matrix.reshape(-1))), float(low), float(high))
 
 
@@ -109,6 +107,7 @@ def probability_of_improvement(
     Worked number: (1, 2, 3) against (2, 2, 0): 9 pairs, 5 wins and 2 ties, so 6/9 = 0.667.
     """
     a, b = _matrix(ours), _matrix(theirs)
+    percentiles = _percentiles(confidence)
     if a.shape[1] != b.shape[1]:
         raise ShapeError(
             f"The scores cover {a.shape[1]} and {b.shape[1]} tasks.", mend="Compare both on the same tasks."
@@ -117,8 +116,7 @@ def probability_of_improvement(
     drawn_b = rng.integers(b.shape[0], size=(resamples, *b.shape))
     columns = np.arange(a.shape[1])
     resampled = _win_rate(a[drawn_a, columns], b[drawn_b, columns])
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(resampled, [tail, 100.0 - tail])
+    low, high = np.percentile(resampled, percentiles)
     return Interval(float(_win_rate(a, b)), float(low), float(high))
 
 
@@ -127,6 +125,13 @@ def _win_rate(a: Array, b: Array) -> Array:
     difference = a[..., :, None, :] - b[..., None, :, :]
     wins: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1))
     return wins
+
+
+def _percentiles(confidence: float) -> tuple[float, float]:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"The confidence is {confidence}.", mend="Use a share between 0 and 1, for example 0.95.")
+    tail = 50.0 * (1.0 - confidence)
+    return tail, 100.0 - tail
 
 
 def _matrix(scores: npt.ArrayLike) -> Array:

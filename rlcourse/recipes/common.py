@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 
 from rlcourse.files import write_text
 
+NO_PREFIX = tyro.conf.arg(name="")
+"""Marks a nested config whose options need no prefix: ``--updates`` and not ``--training.updates``."""
 PACKAGES = ("rlcourse", "torch", "numpy", "scipy", "gymnasium", "minari", "h5py")
 """Whose versions go into every report."""
 

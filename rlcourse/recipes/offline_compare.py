@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from rlcourse.deployment.artifact import refuse_anything_else
 from rlcourse.devices import resolve_device, torch_threads
 from rlcourse.environments import check_known
 from rlcourse.errors import ConfigError
@@ -24,9 +25,9 @@ from rlcourse.evaluation.statistics import Array
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
-from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
-from rlcourse.recipes.offline_train import result_row, train_once, with_episodes
-from rlcourse.recipes.pictures import comparison_picture
+from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
+from rlcourse.recipes.offline_train import result_row, train_once
+from rlcourse.recipes.pictures import check_format, comparison_picture
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs
 from rlcourse.training.offline import OfflineTrainingConfig
 
@@ -49,12 +50,10 @@ class Compare(Common):
     """Which to compare; bc is the baseline and must be among them."""
     seeds: int = 5
     """Runs of each algorithm. Five give a rough interval, three hardly any."""
-    training: OfflineTrainingConfig = field(default_factory=OfflineTrainingConfig)
+    training: Annotated[OfflineTrainingConfig, NO_PREFIX] = field(default_factory=OfflineTrainingConfig)
     """How long, and with which discount."""
-    settings: OfflineConfigs = field(default_factory=OfflineConfigs)
+    settings: Annotated[OfflineConfigs, NO_PREFIX] = field(default_factory=OfflineConfigs)
     """Settings of the algorithms."""
-    eval_episodes: int | None = None
-    """Episodes in each evaluation; the same as --training.eval-episodes."""
     jobs: int = 2
     """Runs at a time, each on one thread. Use 1 on a GPU."""
     output: Path = Path("runs/compare")
@@ -93,11 +92,12 @@ class _Task:
 def run(config: Compare) -> int:
     """Train what is missing, compare, keep one policy, report."""
     started = time.perf_counter()
-    training = with_episodes(config.training, config.eval_episodes)
+    check_format(config.plot)
+    refuse_anything_else(config.output / "policy")
     resolve_device(config.device)
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
-    tasks = _tasks(config, training, dataset.checksum)
+    tasks = _tasks(config, dataset.checksum)
     rows = _finished(tasks, config.jobs)
     last, best = _scores(rows, "last"), _scores(rows, "best")
     summaries = summarise(last, best, baseline=BASELINE, seeds=Seeds(config.seed))
@@ -128,9 +128,9 @@ def _scores(rows: list[dict[str, Any]], kind: str) -> dict[str, Array]:
     return {name: np.array([float(row[kind]) for row in rows if row["algorithm"] == name]) for name in names}
 
 
-def _tasks(config: Compare, training: OfflineTrainingConfig, checksum: str | None) -> list[_Task]:
+def _tasks(config: Compare, checksum: str | None) -> list[_Task]:
     tasks = []
-    device = config.device
+    training, device = config.training, config.device
     for seed in range(config.seed, config.seed + config.seeds):
         for algorithm in config.algorithms:
             # A finished run counts only for exactly these settings on exactly this data.

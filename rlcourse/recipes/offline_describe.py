@@ -12,12 +12,11 @@ from typing import Any
 import tyro
 from matplotlib.figure import Figure
 
-from rlcourse.errors import ConfigError
 from rlcourse.experience.card import summarise
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.files import atomic_path
 from rlcourse.recipes.common import Common, report, say, show_result, table, write_report
-from rlcourse.recipes.pictures import FORMATS
+from rlcourse.recipes.pictures import check_format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +39,7 @@ class Describe(Common):
 def run(config: Describe) -> int:
     """Load, summarise, show."""
     started = time.perf_counter()
-    if config.plot is not None and config.plot.suffix not in FORMATS:
-        raise ConfigError(f"Cannot draw to {config.plot}.", mend=f"Name a file that ends in {' or '.join(FORMATS)}.")
+    check_format(config.plot)
     loaded = load_dataset(config.dataset, root=config.root)
     seconds = time.perf_counter() - started
     summary = summarise(loaded.episodes, loaded.card, size_bytes=loaded.size_bytes, checksum=loaded.checksum)
@@ -71,6 +69,8 @@ def readable(name: str, summary: Mapping[str, Any]) -> str:
             ],
         ),
         "",
+        histogram_lines(returns["histogram"]),
+        "",
         f"episodes end   {ends['terminated']} terminated ({ends['terminated'] / episodes:.1%}), "
         f"{ends['time_limit']} cut off ({ends['time_limit'] / episodes:.1%})",
         "actions        " + ", ".join(f"{index}: {share:.1%}" for index, share in enumerate(actions["frequencies"])),
@@ -94,6 +94,19 @@ def readable(name: str, summary: Mapping[str, Any]) -> str:
         f"{summary['memory_bytes'] / 1e6:.1f} MB in memory",
         f"checksum       {summary['checksum'] or 'none'}" + (" (every byte checked)" if summary["checksum"] else ""),
     ]
+    return "\n".join(lines)
+
+
+def histogram_lines(histogram: Mapping[str, Any], *, rows: int = 10, width: int = 40) -> str:
+    """Returns from low to high, one bar each; neighbouring bins are added up until ``rows`` of them are left."""
+    counts, edges = histogram["counts"], histogram["edges"]
+    step = -(-len(counts) // rows)
+    bars = [(edges[i], sum(counts[i : i + step])) for i in range(0, len(counts), step)]
+    tallest = max(count for _, count in bars)
+    lines = ["return from  episodes"]
+    for low, count in bars:
+        bar = "#" * max(round(width * count / tallest), 1 if count else 0)
+        lines.append(f"{low:>11.1f}  {count:>8}  {bar}".rstrip())
     return "\n".join(lines)
 
 

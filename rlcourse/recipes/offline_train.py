@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.deployment.artifact import PolicyArtifact, refuse_anything_else
 from rlcourse.devices import resolve_device, torch_threads
 from rlcourse.environments import check_known
 from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.experience.transitions import Transitions
 from rlcourse.randomness import Seeds
-from rlcourse.recipes.common import Common, plain, report, say, show_result, versions, write_report
+from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, versions, write_report
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs, offline_learner
 from rlcourse.training.offline import OfflineRun, OfflineTrainingConfig, train_offline
 
@@ -31,12 +31,10 @@ class Train(Common):
     """Name under the Minari root, or a path."""
     algorithm: OfflineAlgorithm = "iql"
     """bc, cql or iql."""
-    training: OfflineTrainingConfig = field(default_factory=OfflineTrainingConfig)
+    training: Annotated[OfflineTrainingConfig, NO_PREFIX] = field(default_factory=OfflineTrainingConfig)
     """How long, and with which discount."""
-    algorithms: OfflineConfigs = field(default_factory=OfflineConfigs)
+    settings: Annotated[OfflineConfigs, NO_PREFIX] = field(default_factory=OfflineConfigs)
     """Settings of the algorithms; only the chosen one's are read."""
-    eval_episodes: int | None = None
-    """Episodes in each evaluation; the same as --training.eval-episodes."""
     output: Path | None = None
     """Folder for the policy. A run that was interrupted goes on from its checkpoint there."""
     root: Path | None = None
@@ -46,7 +44,9 @@ class Train(Common):
 def run(config: Train) -> int:
     """Train, save, report."""
     started = time.perf_counter()
-    training = with_episodes(config.training, config.eval_episodes)
+    training = config.training
+    if config.output is not None:
+        refuse_anything_else(config.output)  # before the work, not after it
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
     with torch_threads(1):
@@ -56,7 +56,7 @@ def run(config: Train) -> int:
             config.algorithm,
             config.seed,
             training,
-            config.algorithms,
+            config.settings,
             device=resolve_device(config.device),
             checkpoint=None if config.output is None else config.output.parent / f".{config.output.name}.checkpoint",
             description=config.algorithm,
@@ -73,11 +73,6 @@ def run(config: Train) -> int:
     show_result(text, config.json)
     write_report(config.json, report("offline train", config, seconds=time.perf_counter() - started, results=[row]))
     return 0
-
-
-def with_episodes(training: OfflineTrainingConfig, episodes: int | None) -> OfflineTrainingConfig:
-    """The same settings with another number of evaluation episodes, if one is given."""
-    return training if episodes is None else OfflineTrainingConfig(**{**asdict(training), "eval_episodes": episodes})
 
 
 def train_once(

@@ -15,6 +15,12 @@ from rlcourse.files import atomic_path
 FORMATS = (".png", ".svg", ".pdf")
 
 
+def check_format(target: Path | None) -> None:
+    """Raise :class:`ConfigError` for a file ending that is none of :data:`FORMATS`; commands ask before they work."""
+    if target is not None and target.suffix not in FORMATS:
+        raise ConfigError(f"Cannot draw to {target}.", mend=f"Name a file that ends in {' or '.join(FORMATS)}.")
+
+
 def comparison_picture(
     target: Path, rows: Sequence[Mapping[str, Any]], summaries: Sequence[AlgorithmSummary], *, title: str
 ) -> None:
@@ -24,8 +30,7 @@ def comparison_picture(
         ConfigError: a file ending that is none of :data:`FORMATS`.
         StorageError: the file could not be written.
     """
-    if target.suffix not in FORMATS:
-        raise ConfigError(f"Cannot draw to {target}.", mend=f"Name a file that ends in {' or '.join(FORMATS)}.")
+    check_format(target)
     figure = Figure(figsize=(9, 3.6), layout="constrained")  # not pyplot: no global state, no window
     curves, intervals = figure.subplots(1, 2, width_ratios=(2, 1))
     for index, summary in enumerate(summaries):

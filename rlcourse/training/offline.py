@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -99,18 +100,22 @@ def train_offline(
         config: lengths.
         seeds: batches and evaluations draw from its streams.
         tracker: gets ``eval/*`` and ``loss/*``.
-        checkpoint: a file, written at every evaluation and removed when the run is complete.
+        checkpoint: a file, written at every evaluation and removed when the run is complete. It is bound to the
+            settings, the seed, the learner and the data it was started with.
         description: shown beside the progress bar; an empty one shows none.
 
     Raises:
         TrainingDivergedError: a metric stopped being finite.
+        ConfigError: the checkpoint belongs to another run.
+        ArtifactError: the checkpoint is damaged.
     """
     tracker = tracker or NullTracker()
     device = transitions.obs.device
     drawing = seeds.torch("batches", device)
     run, done = OfflineRun(), 0
+    identity = {} if checkpoint is None else _identity(learner, transitions, env_id, config, seeds)
     if checkpoint is not None and checkpoint.exists():
-        run, done = _resume(checkpoint, learner, drawing, config)
+        run, done = _resume(checkpoint, learner, drawing, identity)
     quiet = None if description else True  # None: a bar on a terminal, silence elsewhere
     bar = tqdm(total=config.updates, initial=done, desc=description, unit="update", disable=quiet)
     while done < config.updates:
@@ -138,7 +143,7 @@ def train_offline(
             step=done,
         )
         if checkpoint is not None and done < config.updates:
-            save_checkpoint(checkpoint, _state(learner, drawing, run, done, config))
+            save_checkpoint(checkpoint, _state(learner, drawing, run, done, identity))
     bar.close()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
@@ -170,7 +175,7 @@ def _refuse_divergence(losses: dict[str, float], update: int) -> None:
 
 
 def _state(
-    learner: Learner, drawing: torch.Generator, run: OfflineRun, done: int, config: OfflineTrainingConfig
+    learner: Learner, drawing: torch.Generator, run: OfflineRun, done: int, identity: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "learner": learner.state_dict(),
@@ -178,18 +183,35 @@ def _state(
         "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
         "seconds": run.seconds,
         "done": done,
+        "identity": identity,
+    }
+
+
+def _identity(
+    learner: Learner, transitions: Transitions, env_id: str, config: OfflineTrainingConfig, seeds: Seeds
+) -> dict[str, Any]:
+    """What a run must share with the one that wrote a checkpoint, or the two do not belong together."""
+    digest = hashlib.sha256()
+    for column in (transitions.obs, transitions.action, transitions.reward, transitions.discount, transitions.next_obs):
+        digest.update(column.cpu().numpy().tobytes())
+    return {
         "config": asdict(config),
+        "learner": f"{type(learner).__name__} {getattr(learner, 'config', '')}",
+        "env_id": env_id,
+        "seed": seeds.seed,
+        "data": digest.hexdigest(),
     }
 
 
 def _resume(
-    checkpoint: Path, learner: Learner, drawing: torch.Generator, config: OfflineTrainingConfig
+    checkpoint: Path, learner: Learner, drawing: torch.Generator, identity: dict[str, Any]
 ) -> tuple[OfflineRun, int]:
     state = load_checkpoint(checkpoint)
-    if state["config"] != asdict(config):
+    other = [name for name, value in identity.items() if state["identity"][name] != value]
+    if other:
         raise ConfigError(
-            f"The checkpoint {checkpoint} belongs to a run with other settings.",
-            mend="Use the settings it was started with, or remove the file to begin again.",
+            f"The checkpoint {checkpoint} belongs to a run with another {' and another '.join(other)}.",
+            mend="Use the words the run was started with, or remove the file to begin again.",
         )
     learner.load_state_dict(state["learner"])
     drawing.set_state(state["drawing"].cpu())

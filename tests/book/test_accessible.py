@@ -38,7 +38,9 @@ def test_the_icons_of_the_mode_switch_leave_the_name_to_the_button() -> None:
     assert "title" not in repaired(MODE)
 
 
-def test_the_logo_stands_in_a_landmark() -> None:
+def test_the_logo_and_the_search_button_stand_in_landmarks() -> None:
+    around = '<div class="sidebar-primary-item">\n<button class="btn search-button-field x">'
+    assert repaired(around).startswith('<div class="sidebar-primary-item" role="search">')
     assert repaired(LOGO).startswith('<div class="sidebar-primary-item" role="region" aria-label="')
     other = '<div class="sidebar-primary-item"><nav></nav></div>'
     assert repaired(other) == other

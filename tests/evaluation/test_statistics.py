@@ -49,20 +49,21 @@ def test_the_bootstrap_resamples_runs_within_each_task() -> None:
     """Two tasks far apart: mixing them up would widen the interval by a hundred."""
     matrix = np.array([[0.0, 100.0], [1.0, 101.0], [2.0, 102.0]])
     found = bootstrap_interval(matrix, rng=rng(), statistic=lambda s: s.mean(-1))
-    assert 50.0 <= found.low < found.estimate == pytest.approx(51.0) < found.high <= 52.0
+    assert found.estimate == pytest.approx(51.0)
+    assert 50.0 <= found.low < 51.0 < found.high <= 52.0
 
 
 def test_the_bootstrap_agrees_with_a_plain_loop() -> None:
     matrix = np.round(rng().normal(size=(6, 2)) * 10)
     drawn, means = np.random.default_rng(1), []
-    for _ in range(20_000):
+    for _ in range(4_000):
         pooled = [matrix[drawn.integers(6), task] for task in range(2) for _ in range(6)]
         means.append(stats.trim_mean(pooled, 0.25))
     low, high = np.percentile(means, [2.5, 97.5])
-    found = bootstrap_interval(matrix, rng=rng(), resamples=20_000)
+    found = bootstrap_interval(matrix, rng=rng(), resamples=4_000)
     spread = float(np.std(means))
-    assert found.low == pytest.approx(low, abs=0.1 * spread)
-    assert found.high == pytest.approx(high, abs=0.1 * spread)
+    assert found.low == pytest.approx(low, abs=0.25 * spread)
+    assert found.high == pytest.approx(high, abs=0.25 * spread)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
