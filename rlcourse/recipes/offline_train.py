@@ -47,6 +47,7 @@ def run(config: Train) -> int:
     training = config.training
     if config.output is not None:
         refuse_anything_else(config.output)  # before the work, not after it
+    device = resolve_device(config.device)
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
     with torch_threads(1):
@@ -57,7 +58,7 @@ def run(config: Train) -> int:
             config.seed,
             training,
             config.settings,
-            device=resolve_device(config.device),
+            device=device,
             checkpoint=None if config.output is None else config.output.parent / f".{config.output.name}.checkpoint",
             description=config.algorithm,
         )
