@@ -13,8 +13,9 @@ BENCHMARKS = (
     ("cql.py", "speed"),
     ("cql.py", "returns"),
     ("cql.py", "returns", "--data", "cartpole/mixed-v0"),
-    ("open_large_dataset.py",),
+    ("datasets.py",),
     ("grading.py",),
+    ("site.py",),
     ("offline_study.py", "ablation"),
     ("offline_study.py", "logs"),
 )

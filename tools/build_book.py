@@ -31,7 +31,6 @@ WRITTEN_FROM = (
     "_toc.yml",
     "book/**/*",
     "notebooks/*",
-    "benchmarks/*.json",
     "pyproject.toml",
     "tools/build_book.py",
     "tools/make_exercises.py",
@@ -72,8 +71,9 @@ def pages_in_toc(toc: dict[str, Any]) -> list[str]:
 def pages_on_disk(root: Path) -> set[str]:
     """Every Markdown file and notebook under book/ and notebooks/ that ought to be a page."""
     found = files(root, [f"{folder}/**/*{ending}" for folder in ("book", "notebooks") for ending in PAGES])
-    outside = root / "book" / "public"
-    return {path.relative_to(root).with_suffix("").as_posix() for path in found if outside not in path.parents}
+    # Files that are served as they are, and tables that pages include.
+    outside = {root / "book" / "public", root / "book" / "results"}
+    return {path.relative_to(root).with_suffix("").as_posix() for path in found if not outside & set(path.parents)}
 
 
 def pages_built(site: Path) -> set[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pkgutil
 import re
@@ -65,12 +66,23 @@ class RoomDirective(SphinxDirective):
         lines: list[str] = []
         for name in names:
             self.env.note_dependency(str(source_file(name)))
+            hide_option_marks(name)
             # A package's __all__ lists names that belong to its modules; they are described there.
             lines += [f"## {name}", "", "```{eval-rst}", f".. automodule:: {name}", "   :ignore-module-all:", "```", ""]
         holder = nodes.section()
         holder.document = self.state.document
         self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), 0, holder, match_titles=True)
         return holder.children
+
+
+def hide_option_marks(module: str) -> None:
+    """Show a command's option as its type: ``Annotated[X, ...]`` tells the command line something, a reader nothing."""
+    for value in vars(importlib.import_module(module)).values():
+        if isinstance(value, type) and value.__module__ == module:
+            notes: dict[str, object] = value.__dict__.get("__annotations__", {})
+            for field, note in notes.items():
+                if isinstance(note, str):
+                    notes[field] = re.sub(r"^Annotated\[([\w.]+), .*\]$", r"\1", note)
 
 
 def readable_defaults(

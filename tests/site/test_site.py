@@ -16,6 +16,7 @@ import yaml
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.site
@@ -236,6 +237,33 @@ def answer_all(browser: Browser) -> None:
             shown = question.find_elements(By.CSS_SELECTOR, ".rlc-feedback > p:not([hidden])")
             assert len(shown) == 1 and shown[0].text
     assert "right at the first try" in driver.find_element(By.CSS_SELECTOR, ".rlc-score").text
+
+
+def test_a_slider_moves_its_picture_without_python(browser: Browser) -> None:
+    browser.errors()
+    browser.open("notebooks/ch05_iql.html")
+    driver = browser.driver
+    WebDriverWait(driver, 30).until(lambda d: len(shown_tables(d)) == 2)
+    before = shown_tables(driver)
+    sliders = driver.find_elements(By.CSS_SELECTOR, ".jupyter-widgets .noUi-handle, .jupyter-widgets [role=slider]")
+    assert len(sliders) >= 2
+    for number, name in enumerate(("alpha", "tau")):
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", sliders[number])
+        sliders[number].send_keys(Keys.ARROW_RIGHT)
+        wait_for_another(driver, number, before[number])
+        assert f"{name} = " in shown_tables(driver)[number]
+    assert browser.errors() == []
+
+
+def wait_for_another(driver: webdriver.Chrome, number: int, old: str) -> None:
+    """Until the table of that number shows something else."""
+    WebDriverWait(driver, 10).until(lambda d: shown_tables(d)[number] != old)
+
+
+def shown_tables(driver: webdriver.Chrome) -> list[str]:
+    """The text of the Q-tables that a reader sees now."""
+    found = driver.find_elements(By.CSS_SELECTOR, ".rlc-q-table")
+    return [table.text for table in found if table.is_displayed()]
 
 
 # What is operated or looked at, in the words of Chromium's accessibility tree.
