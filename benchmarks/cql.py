@@ -1,7 +1,7 @@
 """CQL's speed: against d3rlpy's DiscreteCQL, and against the matrix multiplications that any CQL must do.
 
     python benchmarks/cql.py speed --data LOG      writes book/results/cql_speed.md
-    python benchmarks/cql.py returns --data LOG    writes book/results/cql_peer.md: the same data, the same updates
+    python benchmarks/cql.py returns --data LOG    writes book/results/cql_peer_*.md: the same data, the same updates
 
 All three are run in turn, several rounds in one go, one thread each, so that a noisy machine is noisy for all; the
 table shows medians over the rounds and the median of the ratios within a round.
@@ -39,7 +39,7 @@ from rlcourse.training.offline import OfflineTrainingConfig
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".venv-d3rlpy"
-HIDDEN, BATCH = (256, 256), 256
+HIDDEN, SMALL, BATCH = (256, 256), (64, 64), 256
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "returns"))
     parser.add_argument("--data", default="cartpole/replay-v0")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
     arguments = parser.parse_args()
@@ -76,30 +76,42 @@ def make_peer() -> None:
 def speed(episodes: Episodes, log: Path, python: Path, rounds: int, command: str) -> None:
     """Updates per second: ours on one and on two threads, d3rlpy's, and bare multiplications."""
     transitions = Transitions.from_episodes(episodes, gamma=0.99, num_actions=2)
-    found: dict[str, list[float]] = {"ours": [], "ours, two threads": [], "d3rlpy": [], "multiplications": []}
+    large, small = f"{HIDDEN[0]}x{HIDDEN[1]}", f"{SMALL[0]}x{SMALL[1]}"
+    ours, theirs, products = f"{large}, this package", f"{large}, d3rlpy", f"{large}, the multiplications alone"
+    found: dict[str, list[float]] = {
+        name: []
+        for name in (
+            ours,
+            theirs,
+            products,
+            f"{large}, this package on two threads",
+            f"{small}, this package",
+            f"{small}, this package on two threads",
+        )
+    }
     for _ in range(rounds):
-        found["multiplications"].append(rate(multiplications()))
-        found["ours"].append(rate(our_update(transitions)))
-        with torch_threads(2):
-            found["ours, two threads"].append(rate(our_update(transitions)))
-        found["d3rlpy"].append(float(peer(python, log, "--updates", "200")["updates_per_second"]))
-    ours = found["ours"]
+        found[products].append(rate(multiplications()))
+        for size, hidden in ((large, HIDDEN), (small, SMALL)):
+            found[f"{size}, this package"].append(rate(our_update(transitions, hidden)))
+            with torch_threads(2):
+                found[f"{size}, this package on two threads"].append(rate(our_update(transitions, hidden)))
+        found[theirs].append(float(peer(python, log, "--updates", "400")["updates_per_second"]))
     rows = []
     for name, rates in found.items():
-        ratio = statistics.median(a / b for a, b in zip(ours, rates, strict=True))
-        rows.append([name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", f"{ratio:.2f}"])
+        ratio = statistics.median(a / b for a, b in zip(found[ours], rates, strict=True))
+        shown = f"{ratio:.2f}" if name in (theirs, products) else ""
+        rows.append([name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", shown])
     body = (
-        f"CQL updates per second, networks {HIDDEN[0]}x{HIDDEN[1]}, batch {BATCH}, one thread unless said otherwise; "
-        f"median of {rounds} rounds.\n\n"
-        + markdown_table(["", "updates per second", "range", "ours divided by it"], rows)
+        f"CQL updates per second, batch {BATCH}, one thread unless said otherwise; median of {rounds} rounds.\n\n"
+        + markdown_table(["", "updates per second", "range", "this package divided by it"], rows)
     )
     write_result("cql_speed", body, command=command, data={"updates_per_second": found})
 
 
-def our_update(transitions: Transitions) -> Callable[[], object]:
+def our_update(transitions: Transitions, hidden: tuple[int, ...]) -> Callable[[], object]:
     """One draw and one update of this package's CQL."""
     with Seeds(0).initialising("networks"):
-        learner = CQL(transitions.spec(), CQLConfig(hidden=HIDDEN))
+        learner = CQL(transitions.spec(), CQLConfig(hidden=hidden))
     drawing = Seeds(0).torch("batches")
     return lambda: learner.update(transitions.sample(BATCH, drawing))
 

@@ -1,6 +1,6 @@
 """How long the site takes to build from nothing, and when nothing has changed.
 
-    python benchmarks/site.py     writes book/results/site.md; replaces what was built
+python benchmarks/site.py     writes book/results/site.md; replaces what was built
 """
 
 from __future__ import annotations
