@@ -8,7 +8,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 PORT   ?= 8000
-# One torch thread a process: two of them wait for each other longer than they work (chapter 4).
+# One torch thread a process: networks of this size are slower on two (chapter 4 has the numbers), and the other core
+# has another process to run.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 REPORTS := _build/reports

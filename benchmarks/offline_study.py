@@ -37,9 +37,9 @@ class Variant:
 
 ABLATIONS = (
     Variant("defaults", ("cql", "iql")),
-    Variant("n-step 1 (default 5)", ("cql", "iql"), ("--n-step", "1")),
-    Variant("n-step 10", ("cql", "iql"), ("--n-step", "10")),
-    Variant("gamma 0.99 (default 0.98)", ("cql", "iql"), ("--gamma", "0.99")),
+    Variant("n-step 1 (default 3)", ("cql", "iql"), ("--n-step", "1")),
+    Variant("n-step 5", ("cql", "iql"), ("--n-step", "5")),
+    Variant("gamma 0.98 (default 0.99)", ("cql", "iql"), ("--gamma", "0.98")),
     Variant("learning rate not annealed", ("cql", "iql"), ("--no-anneal",)),
     Variant(
         "target rate 0.05 (default 0.01)",
@@ -95,7 +95,8 @@ def study(seeds: int, command: str) -> None:
 def ablation(seeds: int, command: str) -> None:
     """One setting changed at a time."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for quality in ("replay", "mixed"):
+    qualities = ("replay", "mixed")
+    for quality in qualities:
         for variant in ABLATIONS:
             report = compare(dataset(quality, 0), seeds, ("bc", *variant.algorithms), *variant.options)
             for row in report["summary"]:
@@ -104,12 +105,12 @@ def ablation(seeds: int, command: str) -> None:
     for algorithm in ("cql", "iql"):
         for variant in ABLATIONS:
             if algorithm in variant.algorithms:
-                cells = [found[f"{algorithm}/{variant.name}"][quality] for quality in ("replay", "mixed")]
+                cells = [found[f"{algorithm}/{variant.name}"][quality] for quality in qualities]
                 rows.append([algorithm.upper(), variant.name, *(_cell(cell) for cell in cells)])
     body = (
         f"Last greedy return: IQM (95 % interval) of {seeds} seeds, with one setting changed at a time. Three seeds "
         "make a rough interval: it cannot leave their range.\n\n"
-        + markdown_table(["method", "changed", "replay", "mixed"], rows)
+        + markdown_table(["method", "changed", *qualities], rows)
     )
     write_result("offline_ablation", body, command=command, data={"summaries": found})
 

@@ -32,9 +32,9 @@ class OfflineTrainingConfig:
     """Gradient steps."""
     batch_size: int = 256
     """Transitions in one gradient step. Raise it for calmer steps, at the price of time."""
-    gamma: float = 0.98
+    gamma: float = 0.99
     """Discount. Closer to 1 looks further ahead and is learned more slowly."""
-    n_step: int = 5
+    n_step: int = 3
     """Steps of reality before the first estimate. Raise it to pass rewards back sooner; it then also inherits more of
     the log author's mistakes, because those steps are his."""
     anneal: bool = True
