@@ -79,7 +79,7 @@ def hide_option_marks(module: str) -> None:
     """Show a command's option as its type: ``Annotated[X, ...]`` tells the command line something, a reader nothing."""
     for value in vars(importlib.import_module(module)).values():
         if isinstance(value, type) and value.__module__ == module:
-            notes: dict[str, object] = value.__dict__.get("__annotations__", {})
+            notes: dict[str, object] = value.__annotations__
             for field, note in notes.items():
                 if isinstance(note, str):
                     notes[field] = re.sub(r"^Annotated\[([\w.]+), .*\]$", r"\1", note)
