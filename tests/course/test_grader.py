@@ -17,7 +17,7 @@ import pytest
 from rlcourse.course.exercise_set import exercises_of
 from rlcourse.course.grading import report
 from rlcourse.course.grading.grader import PROGRESS, ClassResult, Graded, Plan, find_submissions, grade_folder
-from rlcourse.course.grading.sandbox import bubblewrap_works, choose, sandbox
+from rlcourse.course.grading.sandbox import Sandbox, bubblewrap_works, choose, sandbox
 from rlcourse.course.verdicts import Verdict
 from rlcourse.errors import ConfigError, ExerciseError
 
@@ -234,3 +234,10 @@ def test_reports_are_written_whole(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"marks.csv", "report.md", "feedback"}
     assert "cy.py is damaged" in (tmp_path / "feedback/cy.md").read_text()
     assert "Hint: a hint" in (tmp_path / "feedback/bob.md").read_text()
+
+
+def test_an_environment_that_lies_under_tmp_stays_visible_behind_the_walls(tmp_path: Path) -> None:
+    walls = Sandbox("bubblewrap", tmp_path, ())._bubblewrap(tmp_path)
+    cleared = next(i for i in range(len(walls)) if walls[i : i + 2] == ["--tmpfs", "/tmp"])
+    shown = [i for i, word in enumerate(walls) if word in ("--ro-bind", "--ro-bind-try")]
+    assert cleared < min(shown)  # what is mounted later lies on top

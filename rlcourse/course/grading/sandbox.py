@@ -163,6 +163,8 @@ class Sandbox:
 
     def _bubblewrap(self, folder: Path) -> list[str]:
         walls = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
+        # First, because an environment may lie under /tmp, and what is mounted later lies on top.
+        walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/tmp"]
         for path in _SYSTEM:
             walls += ["--ro-bind-try", path, path]
         for prefix in _prefixes():
@@ -170,7 +172,6 @@ class Sandbox:
                 walls += ["--ro-bind-try", part, part]
             if _PACKAGE.is_relative_to(prefix / "lib"):
                 walls += ["--tmpfs", str(_PACKAGE)]
-        walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/tmp"]
         walls += ["--ro-bind", str(self.facade), str(self.facade), "--size", str(64 << 20), "--tmpfs", str(folder)]
         return [*walls, "--remount-ro", "/", "--chdir", str(folder), "--"]
 
