@@ -114,6 +114,8 @@ def test_an_interrupt_leaves_no_orphan_and_loses_nothing(tmp_path: Path, isolati
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     code = (
+        # A shell starts background jobs deaf to Ctrl-C, and their children inherit that; this one must hear it.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from pathlib import Path; from rlcourse.recipes.grade import Grade, run; "
         f"sys.exit(run(Grade(Path({str(source)!r}), exercises={CHAPTER!r}, load_time_s=100, isolation={isolation!r})))"
     )
