@@ -28,7 +28,7 @@ import torch
 from results import markdown_table, write_result
 
 from rlcourse.algorithms.cql import CQL, CQLConfig
-from rlcourse.devices import torch_threads
+from rlcourse.devices import products_keep_float32, torch_threads, wide_products
 from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.experience.transitions import Transitions
@@ -77,32 +77,36 @@ def speed(episodes: Episodes, log: Path, python: Path, rounds: int, command: str
     """Updates per second: ours on one and on two threads, d3rlpy's, and bare multiplications."""
     transitions = Transitions.from_episodes(episodes, gamma=0.99, num_actions=2)
     large, small = f"{HIDDEN[0]}x{HIDDEN[1]}", f"{SMALL[0]}x{SMALL[1]}"
-    ours, theirs, products = f"{large}, this package", f"{large}, d3rlpy", f"{large}, the multiplications alone"
+    ours, theirs = f"{large}, this package", f"{large}, d3rlpy"
+    switched, products = f"{large}, d3rlpy, oneDNN allowed too", f"{large}, the multiplications alone, oneDNN"
+    mkl = f"{large}, the multiplications alone, MKL"
+    two, ours_mkl = f"{large}, this package on two threads", f"{large}, this package, MKL"
+    names = (ours, theirs, switched, products, mkl, ours_mkl, two)
     found: dict[str, list[float]] = {
-        name: []
-        for name in (
-            ours,
-            theirs,
-            products,
-            f"{large}, this package on two threads",
-            f"{small}, this package",
-            f"{small}, this package on two threads",
-        )
+        name: [] for name in (*names, f"{small}, this package", f"{small}, this package on two threads")
     }
     for _ in range(rounds):
-        found[products].append(rate(multiplications()))
-        for size, hidden in ((large, HIDDEN), (small, SMALL)):
-            found[f"{size}, this package"].append(rate(our_update(transitions, hidden)))
+        with wide_products(HIDDEN[0]):
+            found[products].append(rate(multiplications()))
+            found[ours].append(rate(our_update(transitions, HIDDEN)))
             with torch_threads(2):
-                found[f"{size}, this package on two threads"].append(rate(our_update(transitions, hidden)))
-        found[theirs].append(float(peer(python, log, "--updates", "400")["updates_per_second"]))
+                found[two].append(rate(our_update(transitions, HIDDEN)))
+        found[mkl].append(rate(multiplications()))
+        found[ours_mkl].append(rate(our_update(transitions, HIDDEN)))
+        found[f"{small}, this package"].append(rate(our_update(transitions, SMALL)))
+        with torch_threads(2):
+            found[f"{small}, this package on two threads"].append(rate(our_update(transitions, SMALL)))
+        for name, words in ((theirs, ()), (switched, ("--onednn",))):
+            found[name].append(float(peer(python, log, "--updates", "400", *words)["updates_per_second"]))
     rows = []
     for name, rates in found.items():
         ratio = statistics.median(a / b for a, b in zip(found[ours], rates, strict=True))
-        shown = f"{ratio:.2f}" if name in (theirs, products) else ""
+        shown = f"{ratio:.2f}" if name in (theirs, switched, products, mkl) else ""
         rows.append([name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", shown])
     body = (
-        f"CQL updates per second, batch {BATCH}, one thread unless said otherwise; median of {rounds} rounds.\n\n"
+        f"CQL updates per second, batch {BATCH}, one thread unless said otherwise; median of {rounds} rounds. oneDNN is "
+        f"the library that `wide_products` lets torch use; on this machine it keeps float32: "
+        f"{'yes' if products_keep_float32() else 'no, so MKL was used throughout'}.\n\n"
         + markdown_table(["", "updates per second", "range", "this package divided by it"], rows)
     )
     write_result("cql_speed", body, command=command, data={"updates_per_second": found})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlcourse.devices import resolve_device, torch_threads
+from rlcourse.devices import WIDE, products_keep_float32, resolve_device, torch_threads, wide_products
 from rlcourse.errors import ConfigError, DeviceUnavailableError
 
 
@@ -45,3 +45,19 @@ def test_threads_are_put_back_also_after_an_error() -> None:
     assert torch.get_num_threads() == before
     with pytest.raises(ConfigError), torch_threads(0):
         raise AssertionError("never reached")
+
+
+def test_wide_products_are_as_exact_as_float32_and_the_switch_is_put_back() -> None:
+    a, b = (torch.randn(WIDE, WIDE, dtype=torch.float64) for _ in range(2))
+    switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = switch.fp32_precision
+    with wide_products(WIDE):
+        # Where the machine would round to bfloat16 the switch must have stayed as it was.
+        assert (switch.fp32_precision == "bf16") == products_keep_float32()
+        torch.testing.assert_close(a.float() @ b.float(), (a @ b).float(), atol=2e-4, rtol=1e-5)
+    assert switch.fp32_precision == before
+    with wide_products(WIDE - 1):
+        assert switch.fp32_precision == before
+    with pytest.raises(KeyError), wide_products(WIDE):
+        raise KeyError
+    assert switch.fp32_precision == before

@@ -30,8 +30,11 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-episodes", type=int, default=0)
+    parser.add_argument("--onednn", action="store_true", help="let oneDNN multiply, as this package does")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.onednn:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     d3rlpy.seed(arguments.seed)
     dataset, mean, std = read(arguments.data)
     algorithm = d3rlpy.algos.DiscreteCQLConfig(

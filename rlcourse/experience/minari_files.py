@@ -206,8 +206,9 @@ def _minari_groups(episodes: Episodes) -> bytes:
 
     The high-level one spends most of its time on choices that are the same for every episode.
     """
-    creation = h5p.create(h5p.DATASET_CREATE)
-    creation.set_obj_track_times(False)  # the same data give the same bytes
+    creation, grouping = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.GROUP_CREATE)
+    for choices in (creation, grouping):
+        choices.set_obj_track_times(False)  # the same data give the same bytes, whenever they are written
     kinds = {dtype: h5t.py_create(dtype, logical=True) for dtype in DTYPES.values()}
     scalar = h5s.create(h5s.SCALAR)
     spaces: dict[tuple[int, ...], Any] = {}
@@ -231,7 +232,7 @@ def _minari_groups(episodes: Episodes) -> bytes:
             zip(episodes.lengths.tolist(), episodes.terminated.tolist(), strict=True)
         ):
             end = first + steps
-            group = h5g.create(file.id, b"episode_%d" % index)
+            group = h5g.create(file.id, b"episode_%d" % index, gcpl=grouping)
             mark(group, b"id", index)
             mark(group, b"total_steps", steps)
             put(group, b"observations", episodes.observations[first + index : end + index + 1])
@@ -239,7 +240,11 @@ def _minari_groups(episodes: Episodes) -> bytes:
             put(group, b"rewards", episodes.rewards[first:end])
             put(group, b"terminations", once[-steps:] if terminated else never[-steps:])
             put(group, b"truncations", never[-steps:] if terminated else once[-steps:])
-            put(h5g.create(group, b"infos"), PROPENSITY.encode(), episodes.behaviour_probabilities[first:end])
+            put(
+                h5g.create(group, b"infos", gcpl=grouping),
+                PROPENSITY.encode(),
+                episodes.behaviour_probabilities[first:end],
+            )
             first = end
         return _image(file)
 

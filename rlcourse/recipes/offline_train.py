@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 
 from rlcourse.deployment.artifact import PolicyArtifact, refuse_anything_else
-from rlcourse.devices import resolve_device, torch_threads
+from rlcourse.devices import resolve_device, torch_threads, wide_products
 from rlcourse.environments import check_known
 from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.experience.transitions import Transitions
@@ -95,9 +95,10 @@ def train_once(
         dataset.episodes, gamma=training.gamma, num_actions=card.num_actions, n_step=training.n_step, device=device
     )
     learner = offline_learner(algorithm, transitions.spec(), seeds, configs)
-    outcome = train_offline(
-        learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description
-    )
+    with wide_products(max(getattr(configs, algorithm).hidden)):
+        outcome = train_offline(
+            learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description
+        )
     artifact = PolicyArtifact.from_policy(
         learner.policy,
         algorithm=algorithm,
