@@ -13,6 +13,7 @@ PORT   ?= 8000
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 REPORTS := _build/reports
+STAGE   := $(BIN)/python tools/run_stage.py
 
 .PHONY: setup book html serve test check lint types contracts unit labs learning site exercises notebooks bench lock clean
 
@@ -61,26 +62,23 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	mkdir -p $(REPORTS)
+	mkdir -p $(REPORTS) && rm -f $(REPORTS)/unit.xml
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not site" --junitxml $(REPORTS)/unit.xml
 
+# The three long stages run only when something they depend on has changed since they passed.
 labs: $(STAMP)
-	mkdir -p $(REPORTS)
-	$(BIN)/pytest -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 180 \
-	  -n 2 --dist loadscope --junitxml $(REPORTS)/labs.xml
+	$(STAGE) $(REPORTS)/labs.xml $(BIN)/pytest -W default --nbval notebooks \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 180 -n 2 --dist loadscope
 
 learning: $(STAMP)
-	mkdir -p $(REPORTS)
-	$(BIN)/pytest -m slow --junitxml $(REPORTS)/learning.xml
+	$(STAGE) $(REPORTS)/learning.xml $(BIN)/pytest -m slow
 
 site: html
-	mkdir -p $(REPORTS)
-	$(BIN)/pytest -m site --junitxml $(REPORTS)/site.xml
+	$(STAGE) $(REPORTS)/site.xml $(BIN)/pytest -m site
 
 check: lint types contracts unit
 
 test:
-	rm -rf $(REPORTS)
 	$(MAKE) lint types contracts unit labs site learning
 	$(BIN)/python tools/count_tests.py $(REPORTS)
 
