@@ -15,6 +15,7 @@
     │   └── DeviceUnavailableError
     ├── ShapeError                 tensors at a seam do not fit together
     ├── TrainingDivergedError      a loss or a weight stopped being a finite number
+    ├── EnvironmentFailedError     an environment raised, or returned something that is no number
     ├── StorageError               a file could not be written; what was there before is untouched
     ├── ExerciseError              an exercise or a submission cannot be read
     └── MissingExtraError          an optional package is needed and is not installed
@@ -91,6 +92,10 @@ class ShapeError(RLCourseError):
 
 class TrainingDivergedError(RLCourseError):
     """A loss or a weight stopped being a finite number."""
+
+
+class EnvironmentFailedError(RLCourseError):
+    """An environment raised in mid-run, or returned an observation or a reward that is not finite."""
 
 
 class StorageError(RLCourseError):

@@ -41,6 +41,6 @@ def check_known(env_id: str) -> None:
     """Raise :class:`UnknownEnvironmentError`, naming what was probably meant, unless Gymnasium knows ``env_id``."""
     if env_id in gym.registry:
         return
-    near = difflib.get_close_matches(env_id, gym.registry.keys(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(env_id, gym.registry.keys(), n=3, cutoff=0.8)
     meant = f"Did you mean {' or '.join(near)}?" if near else "See gymnasium.pprint_registry() for the names."
     raise UnknownEnvironmentError(f"There is no environment called {env_id!r}.", mend=meant)

@@ -10,10 +10,12 @@ Returning both is what keeps a reset from leaking into a Bellman target.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from rlcourse.vocabulary import ActionSpace
 
 
 class Step(NamedTuple):
@@ -27,7 +29,7 @@ class Step(NamedTuple):
 
 
 class BatchedEnvironment(Protocol):
-    """``N`` independent copies of one task with a finite set of actions."""
+    """``N`` independent copies of one task."""
 
     @property
     def env_id(self) -> str:
@@ -45,8 +47,13 @@ class BatchedEnvironment(Protocol):
         ...
 
     @property
+    def actions(self) -> ActionSpace:
+        """What can be done."""
+        ...
+
+    @property
     def num_actions(self) -> int:
-        """``A``."""
+        """``A``; a :class:`~rlcourse.errors.ConfigError` where actions are continuous."""
         ...
 
     @property
@@ -59,5 +66,32 @@ class BatchedEnvironment(Protocol):
         ...
 
     def step(self, action: Tensor) -> Step:
-        """Apply ``(N,)`` int64 actions; copies whose episode ends begin a new one."""
+        """Apply ``(N,)`` int64 or ``(N, K)`` float actions; copies whose episode ends begin a new one.
+
+        Continuous actions outside their bounds are clipped to them.
+        """
+        ...
+
+
+@runtime_checkable
+class MaskedEnvironment(Protocol):
+    """An environment in which not every action is allowed in every state."""
+
+    def action_mask(self) -> Tensor:
+        """``(N, A)`` bool: what may be done now, at the observation returned last. Never all false."""
+        ...
+
+
+@runtime_checkable
+class ScaledEnvironment(Protocol):
+    """An environment that knows how large its observations usually are."""
+
+    @property
+    def obs_mean(self) -> Tensor:
+        """``(D,)``."""
+        ...
+
+    @property
+    def obs_std(self) -> Tensor:
+        """``(D,)``."""
         ...

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlcourse.environments.batched import Step
 from rlcourse.errors import ConfigError
+from rlcourse.vocabulary import DiscreteActions
 
 GRAVITY = 9.8  # m/s^2
 POLE_MASS = 0.1  # kg
@@ -66,6 +67,7 @@ class CartPole:
     env_id = "CartPole-v1"
     obs_size = 4
     num_actions = 2
+    actions = DiscreteActions(2)
 
     def __init__(
         self,

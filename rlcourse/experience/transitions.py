@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlcourse.experience.episodes import Episodes
 from rlcourse.objectives.returns import discounts, n_step_rewards
-from rlcourse.vocabulary import Batch, TaskSpec
+from rlcourse.vocabulary import Batch, DiscreteActions, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ class Transitions:
 
     def spec(self) -> TaskSpec:
         """What a learner must know: the observations' mean and spread, and the number of actions."""
-        return TaskSpec(self.obs.mean(0), self.obs.std(0), self.num_actions)
+        return TaskSpec(self.obs.mean(0), self.obs.std(0), DiscreteActions(self.num_actions))

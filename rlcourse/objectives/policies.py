@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -62,3 +64,147 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     """
     log_probability = functional.log_softmax(logits, dim=-1)
     return -(log_probability.exp() * log_probability).sum(-1)
+
+
+def categorical_log_probability(logits: Tensor, action: Tensor) -> Tensor:
+    r"""How likely each action was: :math:`\log \pi(a \mid s)`, in nats.
+
+    Args:
+        logits: ``(..., A)``.
+        action: ``(...)`` int64.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: logits (0, ln 3), action 1 give ln 3/4 = -0.2877.
+    """
+    return functional.log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def masked_logits(logits: Tensor, mask: Tensor) -> Tensor:
+    """Rule out what is not allowed *before* the softmax, so that the rest still adds up to 1.
+
+    Huang and Ontanon (2022), "A closer look at invalid action masking in policy gradient algorithms". A forbidden
+    action gets the smallest finite logit and not minus infinity: 0 times infinity in an entropy is no number.
+
+    Args:
+        logits: ``(..., A)``.
+        mask: ``(..., A)`` bool, true where the action is allowed.
+
+    Returns:
+        ``(..., A)``.
+
+    Worked number: logits (0, ln 3, 5) with the last one forbidden give probabilities (1/4, 3/4, 0).
+    """
+    return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+
+
+def gaussian_log_probability(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    r"""How likely each action was under independent normal distributions, in nats.
+
+    .. math:: \log \pi(a \mid s) = -\tfrac12 \sum_k \Big[\Big(\frac{a_k - \mu_k}{\sigma_k}\Big)^2
+              + 2 \log \sigma_k + \log 2\pi\Big]
+
+    Args:
+        mean: ``(..., K)``.
+        log_std: ``(K,)`` or ``(..., K)``.
+        action: ``(..., K)``.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: mean 0, log_std 0, action 1 give -(1 + ln 2 pi) / 2 = -1.4189.
+    """
+    scaled = (action - mean) * torch.exp(-log_std)
+    return -0.5 * (scaled.square() + 2.0 * log_std + math.log(2.0 * math.pi)).sum(-1)
+
+
+def gaussian_entropy(log_std: Tensor) -> Tensor:
+    r"""How undecided a normal policy is: :math:`\sum_k \log \sigma_k + \tfrac K2 \log 2\pi e`, in nats.
+
+    Args:
+        log_std: ``(..., K)``.
+
+    Returns:
+        ``(...)``. It can be negative: a density may exceed 1.
+
+    Worked number: one action with log_std 0 gives 1.4189.
+    """
+    return (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
+
+
+def squashing_correction(unsquashed: Tensor) -> Tensor:
+    r"""What squeezing a sample through tanh does to its log-density: :math:`\sum_k \log(1 - \tanh^2 u_k)`.
+
+    Subtract it from the log-probability of ``u`` to get that of ``tanh(u)``. Haarnoja et al. (2018), appendix C, in the
+    form :math:`2(\log 2 - u - \mathrm{softplus}(-2u))` that stays finite where ``tanh(u)`` rounds to 1.
+
+    Args:
+        unsquashed: ``(..., K)``, the sample before tanh.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: u = 0 gives 0; u = 10 gives -18.6137, where the naive form gives minus infinity in float32.
+    """
+    return (2.0 * (math.log(2.0) - unsquashed - functional.softplus(-2.0 * unsquashed))).sum(-1)
+
+
+def normalised_advantages(advantage: Tensor) -> Tensor:
+    """Advantages of a minibatch with mean 0 and spread 1, over *all* its samples.
+
+    The scale of the rewards then no longer sets the size of the step. Over another axis (per environment, per time
+    step) it would erase just the differences that matter: which steps went better than others.
+
+    Args:
+        advantage: any shape with at least two entries.
+
+    Returns:
+        the same shape.
+
+    Worked number: (1, 2, 3) gives (-1, 0, 1).
+    """
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def clipped_surrogate(log_probability: Tensor, old_log_probability: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    r"""What a step gains, counted only as far as the policy stays near the one that acted.
+
+    .. math:: \min\big(\rho A,\; \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\, A\big), \qquad
+              \rho = \frac{\pi(a \mid s)}{\pi_{\mathrm{old}}(a \mid s)}
+
+    To be *maximised*. Schulman et al. (2017), equation 7.
+
+    Args:
+        log_probability: ``(B,)`` of the logged actions under the policy being trained.
+        old_log_probability: ``(B,)`` of the same actions under the policy that acted, logged when it did. No gradient.
+        advantage: ``(B,)``.
+        clip: epsilon, above 0. Small is cautious.
+
+    Returns:
+        ``(B,)``.
+
+    Worked number: ratio 1.5, clip 0.2: an advantage of 2 counts 2.4 (clipped), one of -2 counts -3 (not clipped).
+    """
+    ratio = torch.exp(log_probability - old_log_probability)
+    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+
+
+def kl_estimate(log_probability: Tensor, old_log_probability: Tensor) -> Tensor:
+    r"""How far the policy has moved from the one that acted, from samples of the old one.
+
+    .. math:: \widehat{\mathrm{KL}}(\pi_{\mathrm{old}} \,\|\, \pi) = (\rho - 1) - \log \rho
+
+    Unbiased and never negative, sample by sample. Schulman (2020), "Approximating KL divergence", estimator k3.
+
+    Args:
+        log_probability: ``(B,)`` under the new policy.
+        old_log_probability: ``(B,)`` under the old one.
+
+    Returns:
+        ``(B,)``.
+
+    Worked number: ratio 2 gives 1 - ln 2 = 0.3069; ratio 1 gives 0.
+    """
+    difference = log_probability - old_log_probability
+    return torch.expm1(difference) - difference

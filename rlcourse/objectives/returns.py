@@ -88,3 +88,39 @@ def n_step_rewards(reward: Tensor, discount: Tensor, last: Tensor, n: int) -> tu
         index = following.where(going, index)
         going = going & ~last[index]
     return total, product, index
+
+
+def generalised_advantages(
+    reward: Tensor, value: Tensor, next_value: Tensor, discount: Tensor, continues: Tensor, lambda_: float
+) -> Tensor:
+    r"""How much better each action turned out than expected, over horizons blended by lambda.
+
+    .. math:: A_t = \delta_t + \lambda\, d_t\, c_t\, A_{t+1}, \qquad \delta_t = r_t + d_t\,V(s'_t) - V(s_t)
+
+    The discount :math:`d_t` is 0 only where the task ended; :math:`c_t` (``continues``) is 0 at every boundary, so that
+    an episode that a time limit cut off still counts the value of what it was about to see, and nothing of the next
+    episode. Schulman et al. (2016), equation 16, with the discount moved into the data.
+
+    Args:
+        reward: ``(T,)`` or ``(T, N)``; time comes first.
+        value: the same shape, ``V(s_t)``.
+        next_value: the same shape, ``V`` of what *followed* each step, also where an episode ended.
+        discount: the same shape.
+        continues: the same shape, 1 within an episode and 0 on its last step.
+        lambda_: in [0, 1]. 0 trusts the values, 1 trusts the rewards.
+
+    Returns:
+        the same shape; no gradient is cut, callers pass values without one.
+
+    Worked number: rewards (1, 1), values (2, 3), next values (3, 4), discounts (0.5, 0.5), continues (1, 0) and
+    lambda 0.5 give deltas (0.5, 0) and advantages (0.5, 0); with a first reward of 2 and a last one of 3 they are
+    (2, 2).
+    """
+    if not 0.0 <= lambda_ <= 1.0:
+        raise ConfigError(f"lambda is {lambda_}.", mend="It lies between 0 and 1.")
+    # Two tensor operations a step and no more: the rest is done for all steps at once.
+    decay = (lambda_ * discount * continues).unbind(0)
+    advantages = list((reward + discount * next_value - value).unbind(0))  # the deltas, to begin with
+    for t in range(len(advantages) - 2, -1, -1):
+        advantages[t] = torch.addcmul(advantages[t], decay[t], advantages[t + 1])
+    return torch.stack(advantages)

@@ -12,7 +12,7 @@ from rlcourse.algorithms.cql import CQL, CQLConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
 from rlcourse.errors import UnknownAlgorithmError
 from rlcourse.randomness import Seeds
-from rlcourse.vocabulary import Learner, TaskSpec
+from rlcourse.vocabulary import DiscreteLearner, TaskSpec
 
 OfflineAlgorithm = Literal["bc", "cql", "iql"]
 OFFLINE_ALGORITHMS: tuple[OfflineAlgorithm, ...] = get_args(OfflineAlgorithm)
@@ -30,14 +30,14 @@ class OfflineConfigs:
     """Implicit Q-learning."""
 
 
-def offline_learner(algorithm: str, spec: TaskSpec, seeds: Seeds, configs: OfflineConfigs | None = None) -> Learner:
+def offline_learner(algorithm: str, spec: TaskSpec, seeds: Seeds, configs: OfflineConfigs | None = None) -> DiscreteLearner:
     """A fresh learner whose first weights follow from the stream ``"networks"`` of ``seeds``.
 
     Raises:
         UnknownAlgorithmError: no offline algorithm of that name.
     """
     configs = configs or OfflineConfigs()
-    makers: dict[str, Callable[[], Learner]] = {
+    makers: dict[str, Callable[[], DiscreteLearner]] = {
         "bc": lambda: BC(spec, configs.bc),
         "cql": lambda: CQL(spec, configs.cql),
         "iql": lambda: IQL(spec, configs.iql),
