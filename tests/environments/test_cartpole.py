@@ -95,6 +95,11 @@ def test_an_unknown_environment_is_named_with_what_was_meant() -> None:
         make("CartPol-v1", 1, seeds=Seeds(0))
 
 
+def test_a_name_that_is_like_no_other_is_not_answered_with_a_guess() -> None:
+    with pytest.raises(UnknownEnvironmentError, match="pprint_registry"):
+        make("Nope-v3", 1, seeds=Seeds(0))
+
+
 def test_no_environments_is_refused() -> None:
     with pytest.raises(ConfigError):
         CartPole(0)

@@ -8,10 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.experience.card import DatasetCard
+from rlcourse.experience.episodes import Episodes
+from rlcourse.experience.minari_files import save_dataset
 from rlcourse.recipes.command_line import main
 
 SHORT = ("--updates", "60", "--eval-every", "30", "--eval-episodes", "5", "--batch-size", "32")
@@ -103,6 +107,26 @@ def test_train_refuses_to_write_over_anything_but_a_policy(
     assert main(["offline", "train", *words]) == 1
     assert "no saved policy" in capsys.readouterr().err
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_log_of_an_unknown_environment_is_refused_before_any_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episodes = Episodes(
+        observations=np.zeros((4, 4), dtype=np.float32),
+        actions=np.array([0, 1, 0]),
+        rewards=np.ones(3, dtype=np.float32),
+        behaviour_probabilities=np.full(3, 0.5, dtype=np.float32),
+        lengths=np.array([3]),
+        terminated=np.array([True]),
+    )
+    save_dataset("elsewhere/log-v0", episodes, DatasetCard(env_id="Nope-v3", num_actions=2), root=tmp_path)
+    words = ["--dataset", "elsewhere/log-v0", "--root", str(tmp_path), "--output", str(tmp_path / "made")]
+    assert main(["offline", command, *words, *SHORT]) == 2
+    said = capsys.readouterr().err
+    assert "There is no environment called 'Nope-v3'.\nSee gymnasium.pprint_registry() for the names." in said
+    assert not (tmp_path / "made").exists()
 
 
 def test_compare_writes_table_report_picture_and_keeps_the_clone_that_nobody_beat(
