@@ -36,8 +36,9 @@ def test_the_repository_has_one_address() -> None:
     address = project["urls"]["Repository"]
     assert settings()["repository"]["url"] == address
     assert f"git+{address}" in (ROOT / "tools" / "colab_first_cell.py").read_text(encoding="utf-8")
-    front = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"https://github\.com/[\w-]+/rlcourse", front)) == {address}
+    for name in ("book/intro.md", "README.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"https://github\.com/[\w-]+/rlcourse", text)) == {address}, name
 
 
 def test_every_page_is_listed_once() -> None:

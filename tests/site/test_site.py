@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,13 @@ def page_names() -> list[str]:
     return pages_in_toc(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 
 
+def repository() -> str:
+    """``owner/name`` in the one address of the repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"]).removeprefix("https://github.com/")
+
+
+REPOSITORY = repository()
 PAGES = page_names()
 LABS = [page for page in PAGES if page.startswith("notebooks/")]
 # A directive or role that the parser did not understand stays on the page as it was typed.
@@ -215,8 +223,9 @@ def test_a_lab_can_be_opened_in_colab_and_downloaded(browser: Browser, lab: str)
     colab = [link for link in links if "colab.research.google.com" in link]
     assert colab
     for link in colab:
-        inside = unquote(link).split("/blob/", 1)[1].split("/", 1)[1]
-        assert (ROOT / inside).is_file(), link
+        place, inside = unquote(link).split("/blob/", 1)
+        assert place == f"https://colab.research.google.com/github/{REPOSITORY}"
+        assert (ROOT / inside.split("/", 1)[1]).is_file(), link
     assert any(link.endswith(f"{Path(lab).name}.ipynb") and link.startswith(browser.address) for link in links)
     assert (SITE / "_sources" / f"{lab}.ipynb").is_file()
 
