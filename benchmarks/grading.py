@@ -50,6 +50,7 @@ ANSWERS = {
         "torch.exp(inverse_temperature * advantage).clamp(max=maximum)",
     ),
 }
+LIMIT_S = 600.0 / 100  # for one submission: a hundred in ten minutes, two at a time
 HOSTILE = (
     "import torch\ndef bellman_target(*a):\n    while True:\n        pass\n",
     "import os\nwhile True:\n    os.fork()\n",
@@ -75,7 +76,7 @@ def submission(rng: np.random.Generator) -> str:
 
 
 def main() -> int:
-    """Make a class, grade it, print one line."""
+    """Make a class, grade it, write the table; exit status 1 if the limit is broken."""
     parser = argparse.ArgumentParser(description="Grade a made-up class and print how long it takes.")
     parser.add_argument("--submissions", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
@@ -113,7 +114,7 @@ def main() -> int:
     write_result("grading", body, command=command, data=figures)
     if options.json:
         write_json(options.json, figures)
-    return 0
+    return 0 if seconds / options.submissions < LIMIT_S else 1
 
 
 if __name__ == "__main__":
