@@ -40,6 +40,9 @@ ABLATIONS = (
     Variant("n-step 1 (default 3)", ("cql", "iql"), ("--n-step", "1")),
     Variant("n-step 5", ("cql", "iql"), ("--n-step", "5")),
     Variant("gamma 0.98 (default 0.99)", ("cql", "iql"), ("--gamma", "0.98")),
+    Variant("4,000 updates (default 12,000)", ("cql", "iql"), ("--updates", "4000")),
+    Variant("30,000 updates", ("cql", "iql"), ("--updates", "30000")),
+    Variant("observations not normalised", ("cql", "iql"), ("--no-normalise",)),
     Variant("learning rate not annealed", ("cql", "iql"), ("--no-anneal",)),
     Variant(
         "target rate 0.05 (default 0.01)",

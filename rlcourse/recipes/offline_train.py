@@ -18,6 +18,7 @@ from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, versions, write_report
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs, offline_learner
 from rlcourse.training.offline import OfflineRun, OfflineTrainingConfig, train_offline
+from rlcourse.vocabulary import TaskSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,10 @@ def train_once(
     transitions = Transitions.from_episodes(
         dataset.episodes, gamma=training.gamma, num_actions=card.num_actions, n_step=training.n_step, device=device
     )
-    learner = offline_learner(algorithm, transitions.spec(), seeds, configs)
+    spec = transitions.spec()
+    if not training.normalise:
+        spec = TaskSpec.unscaled(spec.obs_mean.shape[0], card.num_actions, device)
+    learner = offline_learner(algorithm, spec, seeds, configs)
     with wide_products(max(getattr(configs, algorithm).hidden)):
         outcome = train_offline(
             learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description

@@ -37,6 +37,10 @@ class OfflineTrainingConfig:
     n_step: int = 3
     """Steps of reality before the first estimate. Raise it to pass rewards back sooner; it then also inherits more of
     the log author's mistakes, because those steps are his."""
+    normalise: bool = True
+    """Show the networks observations with mean 0 and spread 1 over the log. Turn it off for inputs that are scaled
+    already, or that the log hardly varies: divided by next to nothing, noise looks large. Whoever makes the learner
+    obeys it (the recipes do)."""
     anneal: bool = True
     """Let the learning rate fall linearly to zero, so that the last policy is not whatever the last few batches made
     of it."""

@@ -98,6 +98,19 @@ def test_the_settings_of_an_algorithm_reach_it(root: Path, tmp_path: Path) -> No
     assert losses() == 0.3
 
 
+def test_observations_are_normalised_unless_told_not_to(root: Path, tmp_path: Path) -> None:
+    def scales(*words: str) -> tuple[torch.Tensor, torch.Tensor]:
+        options = ["--dataset", "cartpole/random-v0", "--root", str(root), "--algorithm", "bc", *SHORT]
+        assert main(["offline", "train", *options, *words, "--output", str(tmp_path / "policy")]) == 0
+        weights = PolicyArtifact.load(tmp_path / "policy").weights
+        return weights["normaliser.mean"], weights["normaliser.scale"]
+
+    mean, scale = scales("--no-normalise")
+    assert torch.equal(mean, torch.zeros(4)) and torch.equal(scale, torch.ones(4))
+    mean, scale = scales()
+    assert (mean != 0).all() and (scale > 1).all()  # a random policy falls before anything gets large
+
+
 def test_train_refuses_to_write_over_anything_but_a_policy(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
