@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("what", choices=("speed", "returns"))
     parser.add_argument("--data", default="cartpole/replay-v0")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
     arguments = parser.parse_args()
     if not arguments.peer_python.exists():
@@ -164,13 +164,27 @@ def returns(name: str, log: Path, python: Path, seeds: int, command: str) -> Non
     training = OfflineTrainingConfig()
     dataset = load_dataset(name)
     shared = ["--updates", str(training.updates), "--warm-up", "0", "--hidden", "64", "64", "--eval-episodes", "100"]
-    theirs = "d3rlpy, its defaults"
-    found: dict[str, list[float]] = {"this package": [], theirs: []}
+    settings = OfflineConfigs()
+    # A copy made every N updates is N / 2 updates old on average, a Polyak average with rate rho 1 / rho.
+    interval = round(2 / settings.cql.target_rate)
+    alike = {
+        "--learning-rate": settings.cql.learning_rate,
+        "--alpha": settings.cql.alpha,
+        "--target-update-interval": interval,
+    }
+    theirs: dict[str, list[str]] = {
+        "d3rlpy, its defaults": [],
+        f"d3rlpy, our step size and alpha, target copied every {interval} updates": [
+            str(word) for pair in alike.items() for word in pair
+        ],
+    }
+    found: dict[str, list[float]] = {"this package": [], **{who: [] for who in theirs}}
     for seed in range(seeds):
-        outcome, _ = train_once(dataset, name, "cql", seed, training, OfflineConfigs(), device=torch.device("cpu"))
+        outcome, _ = train_once(dataset, name, "cql", seed, training, settings, device=torch.device("cpu"))
         found["this package"].append(outcome.last)
-        result = peer(python, log, *shared, "--seed", str(seed))
-        found[theirs].append(float(result["greedy_return"]))
+        for who, words in theirs.items():
+            result = peer(python, log, *shared, *words, "--seed", str(seed))
+            found[who].append(float(result["greedy_return"]))
     rows = [[who, f"{statistics.mean(r):.0f}", ", ".join(f"{x:.0f}" for x in r)] for who, r in found.items()]
     body = (
         f"Greedy return (100 episodes) after {training.updates} updates on {name}, networks 64x64, batch "

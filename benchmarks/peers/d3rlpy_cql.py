@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=6.25e-5)
     parser.add_argument("--gamma", type=float, default=0.99)
     parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--target-update-interval", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-episodes", type=int, default=0)
     parser.add_argument("--onednn", action="store_true", help="let oneDNN multiply, as this package does")
@@ -42,6 +43,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         gamma=arguments.gamma,
         alpha=arguments.alpha,
+        target_update_interval=arguments.target_update_interval,
         encoder_factory=d3rlpy.models.VectorEncoderFactory(hidden_units=arguments.hidden),
         observation_scaler=d3rlpy.preprocessing.StandardObservationScaler(mean=mean, std=std),
     ).create(device="cpu")
