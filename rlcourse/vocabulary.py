@@ -282,10 +282,17 @@ class OnPolicyLearner(Protocol):
 
 
 class Tracker(Protocol):
-    """Where metrics go. :class:`NullTracker` is the fake."""
+    """Where metrics go. :class:`NullTracker` is the fake.
+
+    Steps may come in any order. NaN is recorded as NaN, which is not the same as a name that was not logged.
+    """
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Record numbers under their names at a step."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be logged. Whoever made the tracker calls this, the loops never do; twice does no harm."""
         ...
 
 
@@ -293,6 +300,9 @@ class NullTracker:
     """Forgets everything; lets the loops do without ``if tracker is not None``."""
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
         """Do nothing."""
 
 
@@ -305,6 +315,9 @@ class ListTracker:
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append one row."""
         self.rows.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        """Do nothing; the rows stay."""
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """The steps and values recorded under ``name``."""

@@ -1,0 +1,95 @@
+"""From words on the command line to a tracker.
+
+===================  =============================================================================
+``null``             nowhere
+``console``          standard error, if that is a terminal; ``console:always`` whatever it is
+``csv:FILE``         a CSV file; one that is there is continued
+``tensorboard:DIR``  event files in a folder
+``mlflow:FILE``      MLflow's SQLite file, by default ``mlflow.db``; it holds many runs
+``wandb:DIR``        a folder ``wandb`` in this one, by default here; it holds many runs
+===================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rlcourse.errors import ConfigError
+from rlcourse.training.trackers.console import ConsoleTracker
+from rlcourse.training.trackers.csv_file import CsvTracker
+from rlcourse.training.trackers.mlflow_file import MlflowTracker
+from rlcourse.training.trackers.tensorboard_files import TensorBoardTracker
+from rlcourse.training.trackers.wandb_files import WandbTracker
+from rlcourse.vocabulary import NullTracker, Tracker
+
+
+class MultiTracker:
+    """Gives everything to several trackers, in their order."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = tuple(trackers)
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log to each; the first that raises ends it."""
+        for tracker in self.trackers:
+            tracker.log(metrics, step=step)
+
+    def close(self) -> None:
+        """Close all of them, also if one of them raises."""
+        with ExitStack() as closing:
+            for tracker in reversed(self.trackers):
+                closing.callback(tracker.close)
+
+
+def make_tracker(
+    words: str | Sequence[str], *, experiment: str = "rlcourse", run: str = "run", config: Any = None
+) -> Tracker:
+    """The tracker that ``words`` ask for.
+
+    Args:
+        words: for example ``"csv:runs/one.csv"``; several joined by commas, or a sequence of them, whose paths may then
+            hold commas.
+        experiment: MLflow's experiment, W&B's project.
+        run: the run's name in both.
+        config: a dataclass (or mapping) of settings to keep beside the metrics, where the library has a place for them.
+
+    Raises:
+        ConfigError: a word is not in the table of this module.
+        MissingExtraError: a library is not installed.
+        StorageError: there is no writing there.
+    """
+    parts = [part.strip() for part in words.split(",")] if isinstance(words, str) else list(words)
+    with ExitStack() as on_failure:
+        trackers: list[Tracker] = []
+        for part in parts:
+            trackers.append(_one(part, experiment, run, config))
+            on_failure.callback(trackers[-1].close)
+        on_failure.pop_all()
+    return trackers[0] if len(trackers) == 1 else MultiTracker(trackers)
+
+
+def _one(word: str, experiment: str, run: str, config: Any) -> Tracker:
+    kind, _, where = word.partition(":")
+    makers: dict[str, Callable[[], Tracker]] = {
+        "null": NullTracker,
+        "console": lambda: ConsoleTracker(always=where == "always"),
+        "csv": lambda: CsvTracker(Path(where)),
+        "tensorboard": lambda: TensorBoardTracker(Path(where), config=config),
+        "mlflow": lambda: MlflowTracker(Path(where or "mlflow.db"), experiment=experiment, run=run, config=config),
+        "wandb": lambda: WandbTracker(Path(where), project=experiment, run=run, config=config),
+    }
+    if kind not in makers:
+        near = difflib.get_close_matches(kind, makers, n=1)
+        meant = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(makers)}."
+        raise ConfigError(f"There is no tracker called {kind!r}.", mend=meant)
+    if kind in ("csv", "tensorboard") and not where:
+        raise ConfigError(f"{kind} holds one run and must be told where.", mend=f"Write {kind}:PATH.")
+    if (kind == "null" and where) or (kind == "console" and where not in ("", "always")):
+        raise ConfigError(f"{kind} takes no place such as {where!r}.", mend=f"Write {kind} alone.")
+    if "://" in where:
+        raise ConfigError(f"{where!r} is an address, and trackers write files.", mend=f"Write {kind}:PATH.")
+    return makers[kind]()
