@@ -20,8 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from rlcourse.environments.batched import Step
-from rlcourse.errors import ConfigError
+from rlcourse.environments.tensor_program import TensorProgram, constants, vector
 from rlcourse.vocabulary import DiscreteActions
 
 GRAVITY = 9.8  # m/s^2
@@ -34,6 +33,9 @@ ANGLE_LIMIT = 12 * 2 * math.pi / 360  # rad
 POSITION_LIMIT = 2.4  # m
 START_RANGE = 0.05  # every entry of the first state is uniform within this
 
+PHYSICS = (POLE_MASS * HALF_LENGTH, TOTAL_MASS, GRAVITY, HALF_LENGTH, 4 / 3, POLE_MASS, STEP_S)
+LIMITS = (POSITION_LIMIT, math.inf, ANGLE_LIMIT, math.inf)  # of each entry of a state
+
 
 def next_state(state: Tensor, action: Tensor) -> Tensor:
     """One Euler step of the physics.
@@ -45,65 +47,34 @@ def next_state(state: Tensor, action: Tensor) -> Tensor:
     Returns:
         ``(N, 4)`` in the state's dtype.
     """
-    x, speed, angle, turn = state.unbind(-1)
-    force = FORCE * (2.0 * action.to(state.dtype) - 1.0)
+    pushes = vector(state.dtype, state.device, -FORCE, FORCE)
+    swing, total, gravity, half, third, pole, duration = constants(state.dtype, state.device, *PHYSICS)
+    _, speed, angle, turn = state.unbind(-1)
+    force = pushes.take(action)
     cos, sin = angle.cos(), angle.sin()
-    pull = (force + POLE_MASS * HALF_LENGTH * turn.square() * sin) / TOTAL_MASS
-    turn_rate = (GRAVITY * sin - cos * pull) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos.square() / TOTAL_MASS))
-    acceleration = pull - POLE_MASS * HALF_LENGTH * turn_rate * cos / TOTAL_MASS
-    return torch.stack(
-        [x + STEP_S * speed, speed + STEP_S * acceleration, angle + STEP_S * turn, turn + STEP_S * turn_rate], dim=-1
-    )
+    pull = (force + swing * turn.square() * sin) / total
+    turn_rate = (gravity * sin - cos * pull) / (half * (third - pole * cos.square() / total))
+    acceleration = pull - swing * turn_rate * cos / total
+    return state + duration * torch.stack([speed, acceleration, turn, turn_rate], dim=-1)
 
 
 def has_failed(state: Tensor) -> Tensor:
     """``(N, 4)`` states to ``(N,)`` bool: the cart is off the track or the pole has fallen."""
-    return (state[:, 0].abs() > POSITION_LIMIT) | (state[:, 2].abs() > ANGLE_LIMIT)
+    return (state.abs() > vector(state.dtype, state.device, *LIMITS)).any(-1)
 
 
-class CartPole:
-    """``N`` carts. ``dtype=torch.float64`` follows Gymnasium to rounding; float32 is what training uses."""
+class CartPole(TensorProgram):
+    """``N`` carts."""
 
     env_id = "CartPole-v1"
     obs_size = 4
-    num_actions = 2
+    state_size = 4
+    time_limit = 500
     actions = DiscreteActions(2)
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        device: torch.device | str = "cpu",
-        generator: torch.Generator | None = None,
-        max_episode_steps: int = 500,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"{num_envs} environments cannot be stepped.", mend="Use 1 or more.")
-        self.num_envs = num_envs
-        self.device = torch.device(device)
-        self.max_episode_steps = max_episode_steps
-        self.state = torch.empty(num_envs, 4, device=self.device, dtype=dtype)
-        self.elapsed = torch.zeros(num_envs, device=self.device, dtype=torch.int64)
-        self._generator = generator
-
-    def reset(self) -> Tensor:
-        """Begin ``N`` episodes; returns ``(N, 4)`` float32."""
-        self.state = self._first_states()
-        self.elapsed.zero_()
-        return self.state.float()
-
-    def step(self, action: Tensor) -> Step:
-        """Apply ``(N,)`` actions; see :class:`rlcourse.environments.batched.Step`."""
-        state = next_state(self.state, action)
-        terminated = has_failed(state)
-        self.elapsed += 1
-        truncated = (self.elapsed >= self.max_episode_steps) & ~terminated
-        ended = terminated | truncated
-        self.state = torch.where(ended.unsqueeze(-1), self._first_states(), state)
-        self.elapsed.masked_fill_(ended, 0)
-        reward = torch.ones(self.num_envs, device=self.device)
-        return Step(state.float(), reward, terminated, truncated, self.state.float())
-
     def _first_states(self) -> Tensor:
-        return torch.empty_like(self.state).uniform_(-START_RANGE, START_RANGE, generator=self._generator)
+        return self._uniform(-START_RANGE, START_RANGE)
+
+    def _advance(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        state = next_state(state, action)
+        return state, torch.ones(self.num_envs, device=self.device), has_failed(state)
