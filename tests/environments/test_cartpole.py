@@ -103,8 +103,3 @@ def test_a_name_that_is_like_no_other_is_not_answered_with_a_guess() -> None:
 def test_no_environments_is_refused() -> None:
     with pytest.raises(ConfigError):
         CartPole(0)
-
-
-def test_continuous_actions_are_refused_by_the_discrete_boundary() -> None:
-    with pytest.raises(ConfigError, match="Discrete"):
-        GymnasiumBatch("Pendulum-v1", 1, seed=0)
