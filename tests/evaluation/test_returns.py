@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -14,6 +16,7 @@ from rlcourse.evaluation import returns as module
 from rlcourse.evaluation.returns import episode_returns
 from rlcourse.networks import ScriptedPolicy, UniformPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import DiscreteActions, MaskedPolicy, RecurrentPolicy
 
 
 def always_left(obs: Tensor) -> Tensor:
@@ -33,6 +36,7 @@ class Countdown:
     """Copy ``i`` pays ``i + 1`` a step and lives ``i + 1`` steps: its return is ``(i + 1) ** 2``."""
 
     env_id, obs_size, num_actions, device = "Countdown-v0", 1, 2, torch.device("cpu")
+    actions = DiscreteActions(2)
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
@@ -49,14 +53,105 @@ class Countdown:
         return Step(obs, self.life.float(), ended & even, ended & ~even, obs)
 
 
-def test_one_episode_of_each_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def instead(env_id: str, num_envs: int, **_: object) -> BatchedEnvironment:
-        return Countdown(num_envs)
+Instead = Callable[[type[Countdown]], None]
 
-    monkeypatch.setattr(module, "make", instead)
+
+@pytest.fixture
+def instead(monkeypatch: pytest.MonkeyPatch) -> Instead:
+    """Whatever is asked for, ``episode_returns`` is given this."""
+
+    def one(kind: type[Countdown]) -> None:
+        def made(env_id: str, num_envs: int, **_: object) -> BatchedEnvironment:
+            return kind(num_envs)
+
+        monkeypatch.setattr(module, "make", made)
+
+    return one
+
+
+def test_one_episode_of_each_environment_counts(instead: Instead) -> None:
+    instead(Countdown)
     found = episode_returns(UniformPolicy(2), "any", num_episodes=6, greedy=False, seeds=Seeds(0))
     assert found.tolist() == [1.0, 4.0, 9.0, 16.0, 25.0, 36.0]
     assert found.dtype == np.float64
+
+
+class Counting(UniformPolicy):
+    """Remembers how often it was asked, and what it was given to remember."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.seen: list[list[float]] = []
+
+    def first_memory(self, batch_size: int) -> Tensor:
+        return torch.full((batch_size, 1), 10.0)
+
+    def act_remembering(
+        self, obs: Tensor, memory: Tensor, *, greedy: bool, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self.seen.append(memory.squeeze(-1).tolist())
+        return self.act(obs, greedy=greedy, generator=generator), memory + 1
+
+
+def test_a_memory_begins_once_and_is_carried(instead: Instead) -> None:
+    """Copies whose one episode is over go on beside the others; what they remember no longer counts."""
+    instead(Countdown)
+    policy = Counting()
+    assert isinstance(policy, RecurrentPolicy)
+    found = episode_returns(policy, "any", num_episodes=3, greedy=True, seeds=Seeds(0))
+    assert found.tolist() == [1.0, 4.0, 9.0]
+    assert policy.seen == [[10.0] * 3, [11.0] * 3, [12.0] * 3]
+
+
+class OneWay(Countdown):
+    """Allows action 1 alone at first, then action 0 alone, and so on."""
+
+    taken: ClassVar[list[list[int]]] = []
+
+    def action_mask(self) -> Tensor:
+        return torch.stack([self.elapsed % 2 == 1, self.elapsed % 2 == 0], dim=-1)
+
+    def step(self, action: Tensor) -> Step:
+        self.taken.append(action.tolist())
+        assert self.action_mask()[torch.arange(self.num_envs), action].all()
+        return super().step(action)
+
+
+class Obedient(UniformPolicy):
+    """Chooses evenly among what is allowed."""
+
+    def act_within(
+        self, obs: Tensor, mask: Tensor, *, greedy: bool, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return torch.multinomial(mask.float(), 1, generator=generator).squeeze(-1)
+
+
+def test_a_masked_environment_is_only_given_what_it_allows(instead: Instead) -> None:
+    instead(OneWay)
+    OneWay.taken.clear()
+    policy = Obedient(2)
+    assert isinstance(policy, MaskedPolicy)
+    found = episode_returns(policy, "any", num_episodes=3, greedy=False, seeds=Seeds(0))
+    assert found.tolist() == [1.0, 4.0, 9.0]
+    assert OneWay.taken == [[1] * 3, [0] * 3, [1] * 3]
+
+
+@pytest.mark.parametrize("policy", [UniformPolicy(2), Counting()], ids=["plain", "recurrent"])
+def test_a_policy_that_cannot_be_told_what_is_allowed_is_refused(instead: Instead, policy: UniformPolicy) -> None:
+    instead(OneWay)
+    with pytest.raises(ConfigError, match="Countdown-v0 rules out actions"):
+        episode_returns(policy, "any", num_episodes=3, greedy=True, seeds=Seeds(0))
+
+
+def test_continuous_actions_pass_through() -> None:
+    """No torque: what a rod costs that swings freely from where it starts."""
+
+    def idle(obs: Tensor) -> Tensor:
+        return torch.zeros(len(obs), 1)
+
+    found = episode_returns(ScriptedPolicy(idle, 1), "Pendulum-v1", num_episodes=50, greedy=True, seeds=Seeds(0))
+    assert found.shape == (50,)
+    assert (found < 0).all() and (found > -16.3 * 200).all()
 
 
 def test_a_policy_that_always_pushes_left_falls_within_ten_steps() -> None:
@@ -96,9 +191,12 @@ def test_our_environment_and_gymnasiums_pay_the_same(rule: object) -> None:
 
 def test_through_gymnasium_the_same_functions_hold() -> None:
     """An environment this package has no tensor program for."""
-    found = episode_returns(UniformPolicy(3), "Acrobot-v1", num_episodes=3, greedy=True, seeds=Seeds(0))
-    assert found.shape == (3,)
-    assert (found >= -500).all() and (found < 0).all()
+    gymnasium.register("Elsewhere-v0", "gymnasium.envs.classic_control:AcrobotEnv", max_episode_steps=50)
+    try:
+        found = episode_returns(UniformPolicy(3), "Elsewhere-v0", num_episodes=3, greedy=True, seeds=Seeds(0))
+    finally:
+        gymnasium.registry.pop("Elsewhere-v0")
+    assert found.tolist() == [-50.0] * 3  # at full torque one way nobody gets up
 
 
 def test_greedy_and_sampled_differ_and_the_seed_decides() -> None:
