@@ -13,6 +13,7 @@ BENCHMARKS = (
     ("cql.py", "speed"),
     ("cql.py", "returns"),
     ("cql.py", "returns", "--data", "cartpole/mixed-v0"),
+    ("environments.py",),
     ("datasets.py",),
     ("grading.py",),
     ("site.py",),
