@@ -103,7 +103,10 @@ METRICS: dict[str, Metric] = {
         "Worth of a nat of entropy in reward; it is learned.", "reward per nat", "neither", ("sac",)
     ),
 }
-"""Every name that the loops and learners of this package log."""
+"""Every name that the loops and learners of this package log.
+
+:meta hide-value:
+"""
 
 
 def metrics_table() -> str:

@@ -258,11 +258,21 @@ def test_tensorboard_is_reached_through_one_file() -> None:
 # MLflow
 
 
-def test_mlflow_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An MLflow file without runs of a test; making its tables takes seconds, so they are made once."""
+    path = tmp_path_factory.mktemp("mlflow") / "x.db"
+    MlflowTracker(path, experiment="other").close()
+    return path.read_bytes()
+
+
+def test_mlflow_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: bytes) -> None:
     import mlflow
     from mlflow import MlflowClient
 
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x.db").write_bytes(database)
     before = mlflow.get_tracking_uri()
     with closing(MlflowTracker(Path("runs/x.db"), experiment="chapter", run="seed 3", config=Settings())) as tracker:
         log_all(tracker)
@@ -279,9 +289,10 @@ def test_mlflow_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["runs", "x.db"], "nothing beside the file"
 
 
-def test_mlflow_keeps_many_runs_and_says_which_failed(tmp_path: Path) -> None:
+def test_mlflow_keeps_many_runs_and_says_which_failed(tmp_path: Path, database: bytes) -> None:
     from mlflow import MlflowClient
 
+    (tmp_path / "x.db").write_bytes(database)
     names = {f"setting{n}": n for n in range(230)}
     first = MlflowTracker(tmp_path / "x.db", config=names)
     with pytest.raises(ZeroDivisionError), closing(MlflowTracker(tmp_path / "x.db")) as second:
@@ -300,7 +311,8 @@ def test_mlflow_refuses_what_is_no_database(tmp_path: Path) -> None:
     assert (tmp_path / "x.db").read_text().startswith("a letter")
 
 
-def test_mlflow_on_a_disk_that_fills_up(tmp_path: Path) -> None:
+def test_mlflow_on_a_disk_that_fills_up(tmp_path: Path, database: bytes) -> None:
+    (tmp_path / "x.db").write_bytes(database)
     tracker = MlflowTracker(tmp_path / "x.db")
     with limited_files(100), pytest.raises(StorageError):
         tracker.log({"a": 1.0}, step=1)
@@ -329,7 +341,9 @@ def test_wandb_writes_offline_and_nothing_is_dropped(tmp_path: Path, capfd: pyte
 
 
 @pytest.mark.usefixtures("wandb_quiet")
-def test_closing_twice_is_fine_and_logging_afterwards_is_not(tmp_path: Path) -> None:
+def test_closing_twice_is_fine_and_logging_afterwards_is_not(tmp_path: Path, database: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.db").write_bytes(database)
     for make in makers(tmp_path).values():
         tracker = make()
         tracker.log({"a": 1.0}, step=1)
@@ -412,8 +426,9 @@ def test_importing_loads_no_library_and_nothing_uses_the_network(tmp_path: Path)
 # Choosing
 
 
-def test_words_become_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_become_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: bytes) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(database)
     assert isinstance(make_tracker("null"), NullTracker)
     assert isinstance(make_tracker("console"), ConsoleTracker)
     assert isinstance(make_tracker("tensorboard:runs/tb"), TensorBoardTracker)
@@ -465,9 +480,10 @@ def test_several_trackers_get_everything_and_are_all_closed() -> None:
     assert one.closed == three.closed == 1
 
 
-def test_a_tracker_that_cannot_be_made_closes_those_before_it(tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_be_made_closes_those_before_it(tmp_path: Path, database: bytes) -> None:
     from mlflow import MlflowClient
 
+    (tmp_path / "x.db").write_bytes(database)
     with pytest.raises(ConfigError):
         make_tracker(f"mlflow:{tmp_path / 'x.db'},nothing")
     client = MlflowClient(f"sqlite:///{tmp_path / 'x.db'}")
