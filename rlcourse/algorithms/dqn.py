@@ -1,11 +1,14 @@
-r"""Double deep Q-learning, the learner whose life story becomes the ``replay`` data set.
+r"""Deep Q-learning: fit values to one step of reality plus an estimate, from a memory of what happened.
 
 .. math:: L(\theta) = \mathbb E\Big[h\Big(Q_\theta(s,a) - r
           - d\,Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s',a')\big)\Big)\Big]
 
-with :math:`h` the Huber loss. Mnih et al. (2015); van Hasselt, Guez and Silver (2016).
+with :math:`h` the Huber loss. Mnih et al. (2015); the double estimate shown here is van Hasselt, Guez and Silver (2016),
+and without it the target network both chooses and judges. Dueling: Wang et al. (2016). Folding n steps is the buffer's
+work: a batch says by its discount how far it looked ahead.
 
-Departures from the papers: Adam, a Polyak average for the target network, observations are numbers and not pictures.
+Departures from the papers: Adam; by default a Polyak average for the target network, with ``target_every`` a copy now and
+then as in the paper; observations are numbers and not pictures.
 """
 
 from __future__ import annotations
@@ -15,23 +18,46 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from rlcourse.networks import GreedyQPolicy, QNetwork, adam, anneal_, frozen_copy, polyak_update_
+from rlcourse.errors import ConfigError
+from rlcourse.networks import (
+    DuelingQNetwork,
+    GreedyQPolicy,
+    QNetwork,
+    adam,
+    anneal_,
+    clip_gradients_,
+    frozen_copy,
+    polyak_update_,
+)
 from rlcourse.objectives.values import bellman_target, double_q_value
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """Settings of double deep Q-learning."""
+    """Settings of deep Q-learning."""
 
     hidden: tuple[int, ...] = (64, 64)
     """Sizes of the hidden layers."""
     learning_rate: float = 1e-3
     """Adam's step."""
+    double: bool = True
+    """Let the online network choose and the target network judge; off, the target network does both and overrates."""
+    dueling: bool = False
+    """Learn the state's value and the actions' advantages apart. Helps where most actions hardly matter."""
     target_rate: float = 0.01
     """rho, how far the target network moves at each update."""
+    target_every: int = 1
+    """Updates between two moves of the target network. With ``target_rate`` 1 and some hundreds here, the paper's way."""
+    maximum_gradient: float | None = None
+    """Cap on the length of one step's gradient; none by default, the Huber loss is one already."""
+
+    def __post_init__(self) -> None:
+        if self.target_every < 1:
+            raise ConfigError(f"target_every is {self.target_every}.", mend="Use 1 or more.")
 
 
 class DQN:
@@ -40,9 +66,11 @@ class DQN:
     def __init__(self, spec: TaskSpec, config: DQNConfig | None = None) -> None:
         self.config = config = config or DQNConfig()
         device = spec.obs_mean.device
-        self.q = QNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
+        kind = DuelingQNetwork if config.dueling else QNetwork
+        self.q = kind(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
         self.target_q = frozen_copy(self.q)
         self.optimiser = adam(self.q.parameters(), config.learning_rate)
+        self.updates = 0
 
     @property
     def policy(self) -> GreedyQPolicy:
@@ -51,31 +79,42 @@ class DQN:
 
     def update(self, batch: Batch) -> Metrics:
         """One step down the gradient of the loss, then the target follows."""
-        with torch.no_grad():
-            next_value = double_q_value(self.q(batch.next_obs), self.target_q(batch.next_obs))
-            target = bellman_target(batch.reward, batch.discount, next_value)
+        target = self.target(batch)
         taken = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)  # (B,)
         loss = functional.smooth_l1_loss(taken, target)
         self.optimiser.zero_grad()
         loss.backward()
+        if self.config.maximum_gradient is not None:
+            clip_gradients_(self.q.parameters(), self.config.maximum_gradient)
         self.optimiser.step()
-        polyak_update_(self.target_q, self.q, self.config.target_rate)
+        self.updates += 1
+        if self.updates % self.config.target_every == 0:
+            polyak_update_(self.target_q, self.q, self.config.target_rate)
         return {"td_loss": loss.detach(), "q_mean": taken.detach().mean()}
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> Tensor:
+        """``(B,)`` Bellman targets."""
+        judged = self.target_q(batch.next_obs)
+        next_value = double_q_value(self.q(batch.next_obs), judged) if self.config.double else judged.amax(-1)
+        return bellman_target(batch.reward, batch.discount, next_value)
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""
         anneal_(self.optimiser, fraction)
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, the target among them, and optimiser."""
+        """Networks, the target among them, optimiser and counter."""
         return {
             "q": self.q.state_dict(),
             "target_q": self.target_q.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """The inverse of :meth:`state_dict`; the target is restored, not rebuilt from the online network."""
         self.q.load_state_dict(state["q"])
         self.target_q.load_state_dict(state["target_q"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.updates = state["updates"]

@@ -1,32 +1,55 @@
 """Networks, target copies and the policies that act by them."""
 
-from rlcourse.networks.mlp import LogitsNetwork, Normaliser, QNetwork, TwinQNetwork, ValueNetwork, mlp
-from rlcourse.networks.optimisers import adam, anneal_
+from rlcourse.networks.mlp import (
+    Activation,
+    DuelingQNetwork,
+    LogitsNetwork,
+    MLPNetwork,
+    Normaliser,
+    QNetwork,
+    TwinQNetwork,
+    ValueNetwork,
+    mlp,
+    orthogonal_,
+)
+from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_
 from rlcourse.networks.policies import (
     CategoricalPolicy,
     EpsilonGreedyPolicy,
+    GaussianPolicy,
     GreedyQPolicy,
     ScriptedPolicy,
+    UniformBoxPolicy,
     UniformPolicy,
     sample_actions,
 )
+from rlcourse.networks.recurrent import RecurrentActorCritic, RecurrentCategoricalPolicy
 from rlcourse.networks.targets import frozen_copy, polyak_update_
 
 __all__ = [
+    "Activation",
     "CategoricalPolicy",
+    "DuelingQNetwork",
     "EpsilonGreedyPolicy",
+    "GaussianPolicy",
     "GreedyQPolicy",
     "LogitsNetwork",
+    "MLPNetwork",
     "Normaliser",
     "QNetwork",
+    "RecurrentActorCritic",
+    "RecurrentCategoricalPolicy",
     "ScriptedPolicy",
     "TwinQNetwork",
+    "UniformBoxPolicy",
     "UniformPolicy",
     "ValueNetwork",
     "adam",
     "anneal_",
+    "clip_gradients_",
     "frozen_copy",
     "mlp",
+    "orthogonal_",
     "polyak_update_",
     "sample_actions",
 ]

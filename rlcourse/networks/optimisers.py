@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlcourse.errors import ConfigError
 
@@ -33,3 +33,21 @@ def anneal_(optimiser: torch.optim.Optimizer, fraction: float) -> None:
         if "initial_lr" not in group:
             group["initial_lr"] = float(group["lr"])
         group["lr"].fill_(group["initial_lr"] * fraction)
+
+
+@torch.no_grad()
+def clip_gradients_(parameters: Iterable[nn.Parameter], maximum: float) -> Tensor:
+    """Shrink all gradients together so that their common length is at most ``maximum``; returns the length before.
+
+    Pascanu, Mikolov and Bengio (2013). The length stays a tensor: nothing waits for the device.
+
+    Args:
+        parameters: with gradients.
+        maximum: above 0.
+
+    Worked number: gradients (3) and (4), maximum 1 become (0.6) and (0.8), and 5 is returned.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (maximum / (length + 1e-6)).clamp(max=1.0))
+    return length

@@ -1,4 +1,4 @@
-"""Policies over a finite set of actions. Each says how likely its actions are, so that logs can carry propensities."""
+"""Policies. Those over finitely many actions say how likely each is, so that logs can carry propensities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rlcourse.errors import ConfigError
-from rlcourse.vocabulary import DiscretePolicy
+from rlcourse.objectives.policies import categorical_log_probability, gaussian_log_probability, masked_logits
+from rlcourse.vocabulary import ContinuousActions, DiscretePolicy, Rollout
 
 Head = Callable[[Tensor], Tensor]
 """``(B, D)`` observations to ``(B, A)`` logits or values."""
@@ -33,9 +34,67 @@ class CategoricalPolicy:
         return sample_actions(self.probabilities(obs), generator)
 
     @torch.no_grad()
+    def act_within(
+        self, obs: Tensor, mask: Tensor, *, greedy: bool, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """``(B, D)`` and a ``(B, A)`` mask of what is allowed to ``(B,)`` int64."""
+        logits = masked_logits(self.logits(obs), mask)
+        return logits.argmax(-1) if greedy else sample_actions(logits.softmax(-1), generator)
+
+    @torch.no_grad()
     def probabilities(self, obs: Tensor) -> Tensor:
         """``(B, D)`` to ``(B, A)``."""
         return self.logits(obs).softmax(-1)
+
+    @torch.no_grad()
+    def log_probability(self, rollout: Rollout) -> Tensor:
+        """``(T, N)``: of each action of a rollout, among those that were allowed."""
+        logits = self.logits(rollout.obs)
+        if rollout.action_mask is not None:
+            logits = masked_logits(logits, rollout.action_mask)
+        return categorical_log_probability(logits, rollout.action)
+
+
+class GaussianPolicy:
+    """Samples from independent normal distributions around a network's output; greedy takes their middle.
+
+    Samples may lie outside the bounds: the environment clips them, and the probability that counts is that of what was
+    sampled.
+    """
+
+    def __init__(self, mean: Head, log_std: Tensor, actions: ContinuousActions) -> None:
+        self.mean = mean
+        self.log_std = log_std  # (K,)
+        self.actions = actions
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B, K)``; greedy actions are within the bounds."""
+        mean = self.mean(obs)
+        if greedy:
+            return mean.clamp(self.actions.low, self.actions.high)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return mean + self.log_std.exp() * noise
+
+    @torch.no_grad()
+    def log_probability(self, rollout: Rollout) -> Tensor:
+        """``(T, N)``: of each action of a rollout, as sampled."""
+        return gaussian_log_probability(self.mean(rollout.obs), self.log_std, rollout.action)
+
+
+class UniformBoxPolicy:
+    """Continuous actions drawn evenly from within their bounds; greedy takes the middle."""
+
+    def __init__(self, actions: ContinuousActions) -> None:
+        self.actions = actions
+
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B, K)``."""
+        centre, half = self.actions.centre, self.actions.half_range
+        if greedy:
+            return centre.expand(obs.shape[0], -1)
+        noise = torch.empty(obs.shape[0], self.actions.size, device=obs.device).uniform_(-1.0, 1.0, generator=generator)
+        return centre + half * noise
 
 
 class GreedyQPolicy:

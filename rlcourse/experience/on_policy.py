@@ -1,0 +1,99 @@
+"""Rollouts for on-policy learners: a fixed number of steps of every environment, under the policy as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlcourse.environments import BatchedEnvironment, Step
+from rlcourse.environments.batched import MaskedEnvironment
+from rlcourse.errors import ConfigError
+from rlcourse.objectives.returns import discounts
+from rlcourse.vocabulary import MaskedPolicy, RecurrentPolicy, Rollout, SamplingPolicy
+
+
+class RolloutCollector:
+    """Steps ``N`` environments and remembers where they are: the next rollout goes on where the last one stopped.
+
+    Nothing here waits for the device: on a GPU the whole collection is queued while the host runs ahead.
+    """
+
+    def __init__(self, env: BatchedEnvironment, *, gamma: float, generator: torch.Generator) -> None:
+        self.env = env
+        self.gamma = gamma
+        self._generator = generator
+        self._obs = env.reset()
+        self._starts = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        self._memory: Tensor | None = None
+
+    @torch.no_grad()
+    def collect(self, policy: SamplingPolicy, num_steps: int) -> Rollout:
+        """``num_steps`` steps of each environment.
+
+        Args:
+            policy: acts, sampling. A recurrent one gets its memory carried, wiped at every episode's first step; a masked
+                environment needs one that can be told what is allowed.
+            num_steps: ``T``, 1 or more.
+        """
+        if num_steps < 1:
+            raise ConfigError(f"A rollout of {num_steps} steps.", mend="Use 1 or more.")
+        if isinstance(policy, RecurrentPolicy) and self._memory is None:
+            self._memory = policy.first_memory(self.env.num_envs)
+        memory = self._memory
+        obs, actions, masks, steps = [], [], [], []
+        starts = [self._starts]
+        for _ in range(num_steps):
+            action, mask = self._act(policy, starts[-1])
+            step = self.env.step(action)
+            obs.append(self._obs)
+            actions.append(action)
+            masks.append(mask)
+            steps.append(step)
+            starts.append(step.terminated | step.truncated)
+            self._obs = step.obs
+        self._starts = starts.pop()
+        return self._rollout(policy, obs, actions, masks, steps, torch.stack(starts), memory)
+
+    def _act(self, policy: SamplingPolicy, starts: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.env, MaskedEnvironment):
+            if not isinstance(policy, MaskedPolicy):
+                raise ConfigError(
+                    f"{self.env.env_id} rules out actions, and a {type(policy).__name__} cannot be told which.",
+                    mend="Use a memoryless policy over discrete actions (PPO without memory).",
+                )
+            mask = self.env.action_mask()
+            return policy.act_within(self._obs, mask, greedy=False, generator=self._generator), mask
+        if isinstance(policy, RecurrentPolicy):
+            assert self._memory is not None
+            memory = self._memory * (~starts).unsqueeze(-1)
+            action, self._memory = policy.act_remembering(self._obs, memory, greedy=False, generator=self._generator)
+            return action, None
+        return policy.act(self._obs, greedy=False, generator=self._generator), None
+
+    def _rollout(
+        self,
+        policy: SamplingPolicy,
+        obs: list[Tensor],
+        actions: list[Tensor],
+        masks: list[Tensor | None],
+        steps: list[Step],
+        starts: Tensor,
+        memory: Tensor | None,
+    ) -> Rollout:
+        next_obs, reward, terminated, truncated = (torch.stack([step[field] for step in steps]) for field in range(4))
+        known = [mask for mask in masks if mask is not None]
+        rollout = Rollout(
+            obs=torch.stack(obs),
+            action=torch.stack(actions),
+            log_probability=reward,  # filled in below: the policy has not changed, and one large pass is quicker
+            reward=reward,
+            discount=discounts(terminated, self.gamma),
+            continues=(~(terminated | truncated)).float(),
+            next_obs=next_obs,
+            starts=starts,
+            action_mask=torch.stack(known) if known else None,
+            memory=memory,
+        )
+        return replace(rollout, log_probability=policy.log_probability(rollout))
