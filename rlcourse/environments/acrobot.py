@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlcourse.environments.tensor_program import TensorProgram
+from rlcourse.environments.tensor_program import TensorProgram, constants, vector
 from rlcourse.errors import ConfigError
 from rlcourse.vocabulary import DiscreteActions
 
@@ -49,6 +49,9 @@ START_RANGE = 0.1  # every entry of the first state is uniform within this
 INERTIA_1 = MASS * CENTRE**2 + MASS * (LENGTH**2 + CENTRE**2) + 2 * INERTIA  # d_1 at a right angle
 INERTIA_2 = MASS * CENTRE**2 + INERTIA  # d_2 at a right angle
 COUPLING = MASS * LENGTH * CENTRE  # c
+WEIGHT_1 = MASS * (CENTRE + LENGTH) * GRAVITY  # N m, on the first joint: link 1, and link 2 hung at its end
+WEIGHT_2 = MASS * CENTRE * GRAVITY  # N m, on the second joint
+PHYSICS = (INERTIA_1, INERTIA_2, COUPLING, WEIGHT_1, WEIGHT_2, 2.0)
 
 
 def next_state(state: Tensor, action: Tensor, *, equations: Equations = "book") -> Tensor:
@@ -62,44 +65,40 @@ def next_state(state: Tensor, action: Tensor, *, equations: Equations = "book") 
     Returns:
         ``(N, 4)`` in the state's dtype.
     """
-    torque = action.to(state.dtype) - 1.0
+    half, whole, sixth, two = constants(state.dtype, state.device, STEP_S / 2, STEP_S, STEP_S / 6, 2.0)
+    torque = vector(state.dtype, state.device, -1.0, 0.0, 1.0).take(action)
     slope_1 = derivative(state, torque, equations)
-    slope_2 = derivative(state + STEP_S / 2 * slope_1, torque, equations)
-    slope_3 = derivative(state + STEP_S / 2 * slope_2, torque, equations)
-    slope_4 = derivative(state + STEP_S * slope_3, torque, equations)
-    state = state + STEP_S / 6 * (slope_1 + 2 * slope_2 + 2 * slope_3 + slope_4)
-    speed_1, speed_2 = state[:, 2], state[:, 3]
-    return torch.cat(
-        [
-            wrap(state[:, :2]),
-            speed_1.clamp(-MAX_SPEED_1, MAX_SPEED_1).unsqueeze(-1),
-            speed_2.clamp(-MAX_SPEED_2, MAX_SPEED_2).unsqueeze(-1),
-        ],
-        dim=-1,
-    )
+    slope_2 = derivative(state + half * slope_1, torque, equations)
+    slope_3 = derivative(state + half * slope_2, torque, equations)
+    slope_4 = derivative(state + whole * slope_3, torque, equations)
+    state = state + sixth * (slope_1 + two * (slope_2 + slope_3) + slope_4)
+    limit = vector(state.dtype, state.device, MAX_SPEED_1, MAX_SPEED_2)
+    return torch.cat([wrap(state[:, :2]), state[:, 2:].clamp(-limit, limit)], dim=-1)
 
 
 def derivative(state: Tensor, torque: Tensor, equations: Equations = "book") -> Tensor:
     """``(N, 4)`` states and ``(N,)`` torques to ``(N, 4)``: two speeds, two accelerations."""
+    inertia_1, inertia_2, coupling, weight_1, weight_2, two = constants(state.dtype, state.device, *PHYSICS)
     angle_1, angle_2, speed_1, speed_2 = state.unbind(-1)
-    cos, sin = angle_2.cos(), angle_2.sin()
-    d1 = INERTIA_1 + 2 * COUPLING * cos
-    d2 = INERTIA_2 + COUPLING * cos
-    phi2 = MASS * CENTRE * GRAVITY * (angle_1 + angle_2).sin()
-    weight = MASS * (CENTRE + LENGTH) * GRAVITY * angle_1.sin()
-    phi1 = weight + phi2 - COUPLING * speed_2 * (speed_2 + 2 * speed_1) * sin
-    turning = torque + d2 / d1 * phi1 - phi2
+    leverage, drag = coupling * angle_2.cos(), coupling * angle_2.sin()
+    d1 = inertia_1 + two * leverage
+    d2 = inertia_2 + leverage
+    phi2 = weight_2 * (angle_1 + angle_2).sin()
+    phi1 = weight_1 * angle_1.sin() + phi2 - drag * speed_2 * (speed_2 + two * speed_1)
+    ratio = d2 / d1
+    turning = torque + ratio * phi1 - phi2
     if equations == "book":
-        turning = turning - COUPLING * speed_1.square() * sin
-    acceleration_2 = turning / (INERTIA_2 - d2.square() / d1)
-    acceleration_1 = -(d2 * acceleration_2 + phi1) / d1
+        turning = turning - drag * speed_1.square()
+    acceleration_2 = turning / (inertia_2 - ratio * d2)
+    acceleration_1 = -(ratio * acceleration_2 + phi1 / d1)
     return torch.stack([speed_1, speed_2, acceleration_1, acceleration_2], dim=-1)
 
 
 def wrap(angle: Tensor) -> Tensor:
     """The same direction between -pi and pi. Worked number: 3.5 is 3.5 - 6.2832 = -2.7832."""
-    turns = ((angle.abs() - math.pi) / (2 * math.pi)).ceil().clamp(min=0.0)
-    return angle - angle.sign() * turns * (2 * math.pi)
+    half, whole = constants(angle.dtype, angle.device, math.pi, 2 * math.pi)
+    turns = ((angle.abs() - half) / whole).ceil().relu()
+    return angle - angle.sign() * turns * whole
 
 
 def has_arrived(state: Tensor) -> Tensor:
@@ -151,6 +150,6 @@ class Acrobot(TensorProgram):
         return state, arrived.float() - 1.0, arrived
 
     def _observe(self, state: Tensor) -> Tensor:
-        angle_1, angle_2, speed_1, speed_2 = state.unbind(-1)
-        seen = [angle_1.cos(), angle_1.sin(), angle_2.cos(), angle_2.sin(), speed_1, speed_2]
-        return torch.stack(seen, dim=-1).float()
+        angles = state[:, :2]
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+        return torch.cat([directions, state[:, 2:]], dim=-1).float()
