@@ -114,11 +114,9 @@ class Samples:
         return part if self.memory is None else replace(part, memory=self.memory.index_select(0, index))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
-        changed = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "memory"}
-        return Samples(
-            **{name: None if column is None else change(column) for name, column in changed.items()},
-            memory=self.memory,
-        )
+        columns: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "memory"}
+        changed: dict[str, Any] = {name: None if column is None else change(column) for name, column in columns.items()}
+        return replace(self, **changed)
 
 
 class PPO:

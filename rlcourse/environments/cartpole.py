@@ -72,6 +72,16 @@ class CartPole(TensorProgram):
     time_limit = 500
     actions = DiscreteActions(2)
 
+    @property
+    def obs_mean(self) -> Tensor:
+        """``(4,)``: upright in the middle, at rest."""
+        return torch.zeros(4, device=self.device)
+
+    @property
+    def obs_std(self) -> Tensor:
+        """``(4,)``: 0.5 m, 0.5 m/s, 0.1 rad and 0.5 rad/s, the size of things under a policy that balances."""
+        return torch.tensor([0.5, 0.5, 0.1, 0.5], device=self.device)
+
     def _first_states(self) -> Tensor:
         return self._uniform(-START_RANGE, START_RANGE)
 

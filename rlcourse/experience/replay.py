@@ -26,8 +26,10 @@ class ReplayBuffer:
         num_envs: int,
         gamma: float,
         n_step: int = 1,
+        action_size: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        """``action_size`` is ``K`` for continuous actions, 0 for discrete ones."""
         if capacity < num_envs or n_step < 1:
             raise ConfigError(
                 f"A buffer of {capacity} transitions for {num_envs} environments and n = {n_step}.",
@@ -39,7 +41,10 @@ class ReplayBuffer:
         self.n_step = n_step
         self.obs = torch.empty(self.capacity, obs_size, device=device)
         self.next_obs = torch.empty(self.capacity, obs_size, device=device)
-        self.action = torch.empty(self.capacity, dtype=torch.int64, device=device)
+        if action_size:
+            self.action = torch.empty(self.capacity, action_size, device=device)
+        else:
+            self.action = torch.empty(self.capacity, dtype=torch.int64, device=device)
         self.reward = torch.empty(self.capacity, device=device)
         self.discount = torch.empty(self.capacity, device=device)
         self.last = torch.empty(self.capacity, dtype=torch.bool, device=device)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlcourse.vocabulary import ContinuousActions
+
 Activation = Literal["relu", "tanh"]
 
 
@@ -154,28 +156,51 @@ class ValueNetwork(MLPNetwork):
         return super().forward(obs).squeeze(-1)
 
 
-class TwinQNetwork(nn.Module):
-    """Two independent Q-networks evaluated in one batched multiplication: ``(B, D)`` to ``(2, B, A)``.
+class TwinMLP(nn.Module):
+    """Two independent MLPs with ReLU, evaluated in one batched multiplication: ``(B, sizes[0])`` to ``(2, B, sizes[-1])``."""
 
-    The smaller of two independent estimates is seldom the lucky one. Fujimoto, van Hoof and Meger (2018).
-    """
-
-    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], num_actions: int) -> None:
+    def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        self.normaliser = Normaliser(obs_mean, obs_std)
-        sizes = [obs_mean.shape[-1], *hidden, num_actions]
         self.weights = nn.ParameterList([_uniform(2, i, o, fan_in=i) for i, o in pairwise(sizes)])
         self.biases = nn.ParameterList([_uniform(2, 1, o, fan_in=i) for i, o in pairwise(sizes)])
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """``(B, D)`` to ``(2, B, A)``."""
-        x: Tensor = self.normaliser(obs).expand(2, -1, -1)
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, I)`` to ``(2, B, O)``."""
+        x = x.expand(2, -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x, weight)
             if layer < last:
                 x = torch.relu_(x)
         return x
+
+
+class TwinQNetwork(TwinMLP):
+    """Two independent Q-networks for ``A`` actions: ``(B, D)`` to ``(2, B, A)``.
+
+    The smaller of two independent estimates is seldom the lucky one. Fujimoto, van Hoof and Meger (2018).
+    """
+
+    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], num_actions: int) -> None:
+        super().__init__([obs_mean.shape[-1], *hidden, num_actions])
+        self.normaliser = Normaliser(obs_mean, obs_std)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """``(B, D)`` to ``(2, B, A)``."""
+        return super().forward(self.normaliser(obs))
+
+
+class TwinActionQNetwork(TwinMLP):
+    """Two independent Q-networks for continuous actions: ``(B, D)`` and ``(B, K)`` to ``(2, B)``."""
+
+    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], actions: ContinuousActions) -> None:
+        super().__init__([obs_mean.shape[-1] + actions.size, *hidden, 1])
+        mean, std = torch.cat([obs_mean, actions.centre]), torch.cat([obs_std, actions.half_range])
+        self.normaliser = Normaliser(mean, std)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # type: ignore[override]
+        """Actions in their own units."""
+        return super().forward(self.normaliser(torch.cat([obs, action], -1))).squeeze(-1)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

@@ -48,6 +48,6 @@ def clip_gradients_(parameters: Iterable[nn.Parameter], maximum: float) -> Tenso
     Worked number: gradients (3) and (4), maximum 1 become (0.6) and (0.8), and 5 is returned.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (maximum / (length + 1e-6)).clamp(max=1.0))
     return length

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from rlcourse.errors import ConfigError
-from rlcourse.objectives.policies import categorical_log_probability, gaussian_log_probability, masked_logits
+from rlcourse.objectives.policies import (
+    categorical_log_probability,
+    gaussian_log_probability,
+    masked_logits,
+    squashing_correction,
+)
 from rlcourse.vocabulary import ContinuousActions, DiscretePolicy, Rollout
 
 Head = Callable[[Tensor], Tensor]
@@ -82,6 +87,40 @@ class GaussianPolicy:
         return gaussian_log_probability(self.mean(rollout.obs), self.log_std, rollout.action)
 
 
+class SquashedGaussianPolicy:
+    """Normal samples squeezed through tanh into the bounds; greedy takes the squeezed middle.
+
+    Log-probabilities are densities over the actions scaled to (-1, 1), so that they mean the same whatever the bounds.
+    """
+
+    LOG_STD = (-20.0, 2.0)
+    """Log-spreads are kept within these: e**2 already covers the whole of tanh."""
+
+    def __init__(self, head: Head, actions: ContinuousActions) -> None:
+        """``head`` maps ``(B, D)`` to ``(B, 2 K)``: means, then log-spreads."""
+        self.head = head
+        self.actions = actions
+        self._centre, self._half = actions.centre, actions.half_range
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B, K)``."""
+        if greedy:
+            return self._centre + self._half * self.head(obs)[..., : self.actions.size].tanh()
+        return self.sample(obs, generator)[0]
+
+    def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-probabilities, both with gradients."""
+        mean, log_std = self.head(obs).chunk(2, -1)
+        log_std = log_std.clamp(*self.LOG_STD)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        unsquashed = mean + log_std.exp() * noise
+        # The density of what was drawn is that of the noise: (u - mean) / std is the noise itself.
+        log_probability = gaussian_log_probability(torch.zeros_like(noise), torch.zeros_like(log_std), noise)
+        log_probability = log_probability - log_std.sum(-1) - squashing_correction(unsquashed)
+        return self._centre + self._half * unsquashed.tanh(), log_probability
+
+
 class UniformBoxPolicy:
     """Continuous actions drawn evenly from within their bounds; greedy takes the middle."""
 
@@ -132,6 +171,7 @@ class EpsilonGreedyPolicy:
             raise ConfigError(f"epsilon is {epsilon}.", mend="It is a probability: use 0 to 1.")
         self.base = base
         self.epsilon = epsilon
+        self._num_actions = 0  # not known before the first observation
 
     def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
         """``(B, D)`` to ``(B,)`` int64."""
@@ -142,7 +182,7 @@ class EpsilonGreedyPolicy:
     def probabilities(self, obs: Tensor) -> Tensor:
         """``(B, D)`` to ``(B, A)``: epsilon shared among all, the rest on the base policy's greedy action."""
         action = self.base.act(obs, greedy=True)
-        num_actions = self.base.probabilities(obs[:1]).shape[-1]
+        self._num_actions = num_actions = self._num_actions or self.base.probabilities(obs[:1]).shape[-1]
         shared = torch.full((obs.shape[0], num_actions), self.epsilon / num_actions, device=obs.device)
         return shared.scatter_add_(-1, action.unsqueeze(-1), torch.full_like(shared[:, :1], 1.0 - self.epsilon))
 
