@@ -16,6 +16,7 @@
     ├── ShapeError                 tensors at a seam do not fit together
     ├── TrainingDivergedError      a loss or a weight stopped being a finite number
     ├── EnvironmentFailedError     an environment raised, or returned something that is no number
+    ├── WorkerLostError            a process that did a part of the work was killed
     ├── StorageError               a file could not be written; what was there before is untouched
     ├── ExerciseError              an exercise or a submission cannot be read
     └── MissingExtraError          an optional package is needed and is not installed
@@ -96,6 +97,10 @@ class TrainingDivergedError(RLCourseError):
 
 class EnvironmentFailedError(RLCourseError):
     """An environment raised in mid-run, or returned an observation or a reward that is not finite."""
+
+
+class WorkerLostError(RLCourseError):
+    """A process that did a part of the work was killed from outside; what others had finished is kept."""
 
 
 class StorageError(RLCourseError):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rlcourse.deployment.artifact import refuse_anything_else
 from rlcourse.devices import resolve_device, torch_threads
@@ -27,6 +23,7 @@ from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
 from rlcourse.recipes.offline_train import result_row, train_once
+from rlcourse.recipes.parallel import RESULT, finish, result
 from rlcourse.recipes.pictures import check_format, comparison_picture
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs
 from rlcourse.training.offline import OfflineTrainingConfig
@@ -88,6 +85,10 @@ class _Task:
     device: str
     folder: Path
 
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm} {self.seed}"
+
 
 def run(config: Compare) -> int:
     """Train what is missing, compare, keep one policy, report."""
@@ -98,7 +99,9 @@ def run(config: Compare) -> int:
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
     tasks = _tasks(config, dataset.checksum)
-    rows = _finished(tasks, config.jobs)
+    for failure in finish(tasks, _execute, jobs=config.jobs):
+        raise failure.error  # a comparison that leaves out a run is another comparison
+    rows = [result(task) for task in tasks]
     last, best = _scores(rows, "last"), _scores(rows, "best")
     summaries = summarise(last, best, baseline=BASELINE, seeds=Seeds(config.seed))
     decision = verdict(summaries, baseline=BASELINE)
@@ -141,40 +144,6 @@ def _tasks(config: Compare, checksum: str | None) -> list[_Task]:
     return tasks
 
 
-def _finished(tasks: list[_Task], jobs: int) -> list[dict[str, Any]]:
-    missing = [task for task in tasks if not (task.folder / "result.json").exists()]
-    if len(missing) < len(tasks):
-        say(f"{len(tasks) - len(missing)} of {len(tasks)} runs are already there")
-    bar = tqdm(total=len(missing), desc="runs", unit="run", disable=None)
-    for task in _executed(missing, jobs):
-        bar.update(1)
-        bar.set_postfix_str(f"{task.algorithm} {task.seed}")
-    bar.close()
-    return [json.loads((task.folder / "result.json").read_text(encoding="utf-8")) for task in tasks]
-
-
-def _executed(tasks: list[_Task], jobs: int) -> Iterator[_Task]:
-    if jobs == 1 or len(tasks) <= 1:
-        for task in tasks:
-            _execute(task)
-            yield task
-        return
-    # spawn: a forked child would inherit torch's thread pool without its threads.
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        futures: dict[Future[None], _Task] = {pool.submit(_execute, task): task for task in tasks}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    except BaseException:
-        # Ctrl-C or a failed run: nothing may go on training in the background.
-        for process in list(pool._processes.values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _execute(task: _Task) -> None:
     dataset = load_dataset(task.dataset, root=task.root)
     with torch_threads(1):
@@ -190,7 +159,7 @@ def _execute(task: _Task) -> None:
     row = result_row(task.algorithm, task.dataset, task.seed, outcome, task.training)
     with atomic_directory(task.folder) as part:
         artifact.save(part / "policy")
-        write_json(part / "result.json", row)
+        write_json(part / RESULT, row)
 
 
 def _table(summaries: list[AlgorithmSummary]) -> str:
