@@ -15,6 +15,7 @@ from rlcourse.environments.gymnasium_batch import GymnasiumBatch
 from rlcourse.environments.mountain_car import MountainCar
 from rlcourse.environments.mountain_car_continuous import MountainCarContinuous
 from rlcourse.environments.pendulum import Pendulum
+from rlcourse.environments.server_room import GentleServerRoom, ServerRoom
 from rlcourse.errors import UnknownEnvironmentError
 from rlcourse.randomness import Seeds
 
@@ -23,12 +24,14 @@ __all__ = [
     "Acrobot",
     "BatchedEnvironment",
     "CartPole",
+    "GentleServerRoom",
     "GymnasiumBatch",
     "MaskedEnvironment",
     "MountainCar",
     "MountainCarContinuous",
     "Pendulum",
     "ScaledEnvironment",
+    "ServerRoom",
     "Step",
     "check_known",
     "make",
@@ -40,6 +43,8 @@ NATIVE: dict[str, Callable[..., BatchedEnvironment]] = {
     "MountainCar-v0": MountainCar,
     "MountainCarContinuous-v0": MountainCarContinuous,
     "Pendulum-v1": Pendulum,
+    "rlcourse/GentleServerRoom-v0": GentleServerRoom,
+    "rlcourse/ServerRoom-v0": ServerRoom,
 }
 """The tasks with a tensor program: a class called with ``(num_envs, device=..., generator=...)``."""
 
