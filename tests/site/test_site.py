@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tempfile
@@ -57,6 +58,9 @@ def repository() -> str:
 REPOSITORY = repository()
 PAGES = page_names()
 LABS = [page for page in PAGES if page.startswith("notebooks/")]
+ILLUSTRATED = [page for page in PAGES if page == "book/intro" or page.startswith("book/ch")]
+# Pages that the engine adds: the index of all names, and the source behind the reference, here of one module.
+ADDED = ["genindex", "_modules/rlcourse/algorithms/cql"]
 # A directive or role that the parser did not understand stays on the page as it was typed.
 RAW_MARKUP = re.compile(
     r"```+\s*\{[\w:-]+\}|:::+\s*\{[\w:-]+\}|\{(?:cite|term|doc|py:\w+|eq|ref|numref|download)[:\w]*\}`"
@@ -82,6 +86,10 @@ return [...document.images].filter(i => i.loading !== 'lazy' || i.complete).filt
 EMPTY_DRAWINGS = """
 return [...document.querySelectorAll('article .rlc-figure svg, article svg.rlc-picture')]
     .filter(s => { const r = s.getBoundingClientRect(); return r.width < 50 || r.height < 20; }).length;
+"""
+DRAWN = """
+return [...document.querySelectorAll(arguments[0])]
+    .filter(s => { const r = s.getBoundingClientRect(); return r.width >= 50 && r.height >= 20; }).length;
 """
 OVERFLOW = """
 const wide = document.documentElement.clientWidth + 1;
@@ -151,7 +159,7 @@ def browser(address: str) -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + ADDED)
 def test_page(browser: Browser, page: str, width: int) -> None:
     browser.errors()
     browser.open(f"{page}.html", width=width)
@@ -166,6 +174,22 @@ def test_page(browser: Browser, page: str, width: int) -> None:
     assert not RAW_MARKUP.findall(driver.execute_script(PROSE))
     assert not driver.find_elements(By.CSS_SELECTOR, "mjx-merror, .math-error")
     assert browser.errors() == []
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_every_figure_that_a_lab_draws_is_on_its_page(browser: Browser, lab: str) -> None:
+    cells = json.loads((ROOT / f"{lab}.ipynb").read_text(encoding="utf-8"))["cells"]
+    drawn = ["".join(cell["source"]).count("show_figure(") for cell in cells if cell["cell_type"] == "code"]
+    browser.open(f"{lab}.html")
+    # More of them where a lab's sliders have a picture for each state.
+    assert browser.driver.execute_script(DRAWN, "article .rlc-figure svg") >= sum(drawn) > 0
+
+
+@pytest.mark.parametrize("page", ILLUSTRATED)
+def test_every_picture_of_a_chapter_is_on_its_page(browser: Browser, page: str) -> None:
+    included = re.findall(r"^:file: pictures/", (ROOT / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    browser.open(f"{page}.html")
+    assert browser.driver.execute_script(DRAWN, "article svg.rlc-picture") == len(included) > 0
 
 
 def test_the_front_door_leads_to_the_front_page(browser: Browser) -> None:
