@@ -1,5 +1,6 @@
 """Networks, target copies and the policies that act by them."""
 
+from rlcourse.networks.descent import Descent
 from rlcourse.networks.mlp import (
     Activation,
     DuelingQNetwork,
@@ -31,6 +32,7 @@ from rlcourse.networks.targets import frozen_copy, polyak_update_
 __all__ = [
     "Activation",
     "CategoricalPolicy",
+    "Descent",
     "DuelingQNetwork",
     "EpsilonGreedyPolicy",
     "GaussianPolicy",

@@ -167,7 +167,9 @@ def normalised_advantages(advantage: Tensor) -> Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def clipped_surrogate(log_probability: Tensor, old_log_probability: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(
+    log_probability: Tensor, old_log_probability: Tensor, advantage: Tensor, clip: float | Tensor
+) -> Tensor:
     r"""What a step gains, counted only as far as the policy stays near the one that acted.
 
     .. math:: \min\big(\rho A,\; \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\, A\big), \qquad
@@ -179,7 +181,7 @@ def clipped_surrogate(log_probability: Tensor, old_log_probability: Tensor, adva
         log_probability: ``(B,)`` of the logged actions under the policy being trained.
         old_log_probability: ``(B,)`` of the same actions under the policy that acted, logged when it did. No gradient.
         advantage: ``(B,)``.
-        clip: epsilon, above 0. Small is cautious.
+        clip: epsilon, above 0: a number, or a 0-d tensor that may change. Small is cautious.
 
     Returns:
         ``(B,)``.
@@ -187,7 +189,8 @@ def clipped_surrogate(log_probability: Tensor, old_log_probability: Tensor, adva
     Worked number: ratio 1.5, clip 0.2: an advantage of 2 counts 2.4 (clipped), one of -2 counts -3 (not clipped).
     """
     ratio = torch.exp(log_probability - old_log_probability)
-    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+    near = torch.clamp(ratio, 1.0 - clip, 1.0 + clip)  # type: ignore[arg-type]  # numbers or tensors, both bounds alike
+    return torch.minimum(ratio * advantage, near * advantage)
 
 
 def kl_estimate(log_probability: Tensor, old_log_probability: Tensor) -> Tensor:

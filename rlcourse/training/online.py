@@ -73,6 +73,10 @@ _PRESETS: dict[tuple[str, str], OnlineSettings] = {
         ),
         OnPolicyConfig(num_steps=51_200, num_envs=16),
     ),
+    ("ppo", "rlcourse/ServerRoom-v0"): OnlineSettings(
+        PPOConfig(learning_rate=2e-3, epochs=6, batch_size=768, lambda_=0.9, entropy_weight=0.002),
+        OnPolicyConfig(num_steps=400_000, num_envs=64, rollout_steps=36, gamma=0.98, eval_every=51_200),
+    ),
 }
 
 

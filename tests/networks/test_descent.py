@@ -1,0 +1,68 @@
+"""A compiled step is the same step, and the two can take turns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlcourse.networks import Descent
+
+X, Y = torch.linspace(-1, 1, 32).unsqueeze(-1), torch.linspace(-1, 1, 32).square()
+
+
+def descent(*, compiled: bool, cap: float | None = 0.5) -> Descent:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        error = (net(x).squeeze(-1) - y).square().mean()
+        return error, (error.detach(),)
+
+    return Descent(loss, net.parameters(), 1e-2, maximum_gradient=cap, compiled=compiled)
+
+
+def test_a_plain_step_is_torchs_own_adam_behind_a_cap() -> None:
+    ours, theirs = descent(compiled=False), descent(compiled=False)
+    adam = torch.optim.Adam(theirs.weights, lr=1e-2)
+    for _ in range(20):
+        length, (kept,) = ours.step(X, Y)
+        loss, (expected,) = theirs.loss(X, Y)
+        adam.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(theirs.weights, 0.5)
+        adam.step()
+        torch.testing.assert_close(length, norm)
+        torch.testing.assert_close(kept, expected)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_loss_falls_and_annealing_to_nothing_stops_it() -> None:
+    steps = descent(compiled=False, cap=None)
+    first = steps.step(X, Y)[1][0]
+    for _ in range(200):
+        _, (last,) = steps.step(X, Y)
+    assert last < 0.2 * first
+    steps.anneal(0.0)
+    before = [weight.clone() for weight in steps.weights]
+    steps.step(X, Y)
+    assert all(torch.equal(a, b) for a, b in zip(before, steps.weights, strict=True))
+
+
+@pytest.mark.slow  # compiling takes some ten seconds
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_compiled_and_plain_steps_agree_and_read_each_others_moments() -> None:
+    plain, fused = descent(compiled=False), descent(compiled=True)
+    for step in range(30):
+        for each in (plain, fused):
+            each.anneal(1.0 - step / 60)
+        one, two = plain.step(X, Y), fused.step(X, Y)
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    fused.load_state_dict(plain.state_dict())
+    plain.load_state_dict(fused.state_dict())
+    for _ in range(10):
+        plain.step(X, Y)
+        fused.step(X, Y)
+    for a, b in zip(plain.weights, fused.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
