@@ -25,8 +25,9 @@ class Generate(Common):
     env: str = "CartPole-v1"
     """Gymnasium name of the task."""
     quality: Quality = "mixed"
-    """random, medium (a policy of return about 200, epsilon 0.3), expert, mixed (half random, half medium) or replay
-    (everything one learner did on its way from random to 475)."""
+    """random, medium (a policy of return about 200, epsilon 0.3), expert (one that reached 475, epsilon 0.02), mixed (half
+    random, half medium) or replay (episodes evenly spaced over the life of one learner that reached 475; epsilon falls
+    from 1 to 0.05 over its first half)."""
     transitions: int = 100_000
     """How many transitions."""
     name: str | None = None
