@@ -14,11 +14,11 @@ hours of the load, and a hot afternoon with much to compute leaves the chiller l
 classic of learned control (Liu and Henze 2006); cooling rooms full of computers one of its few celebrated uses in
 production (Lazic et al. 2018).
 
-Four files: the physics and prices (:mod:`~rlcourse.environments.server_room.plant`), what may go wrong
+Its files: the physics and prices (:mod:`~rlcourse.environments.server_room.plant`), what may go wrong
 (:mod:`~rlcourse.environments.server_room.faults`), the batched environment and its book
 (:mod:`~rlcourse.environments.server_room.room`), the same behind Gymnasium's interface
 (:mod:`~rlcourse.environments.server_room.single`); and the safe baseline,
-:func:`~rlcourse.environments.server_room.thermostat.thermostat`.
+:func:`~rlcourse.environments.server_room.baseline.thermostat`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rlcourse.environments.server_room.room import (
     Ledger,
     ServerRoom,
 )
-from rlcourse.environments.server_room.thermostat import thermostat
+from rlcourse.environments.server_room.baseline import thermostat
 
 __all__ = [
     "ALLOWED_INLET_C",
