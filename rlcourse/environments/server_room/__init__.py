@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from rlcourse.environments.server_room.baseline import thermostat
 from rlcourse.environments.server_room.faults import FAULT_KINDS, Effects, Fault, FaultKind
 from rlcourse.environments.server_room.plant import STEPS_A_DAY
 from rlcourse.environments.server_room.room import (
@@ -36,7 +37,6 @@ from rlcourse.environments.server_room.room import (
     Ledger,
     ServerRoom,
 )
-from rlcourse.environments.server_room.baseline import thermostat
 
 __all__ = [
     "ALLOWED_INLET_C",
