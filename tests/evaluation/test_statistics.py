@@ -15,6 +15,7 @@ from rlcourse.evaluation.statistics import (
     Interval,
     bootstrap_interval,
     interquartile_mean,
+    performance_profile,
     probability_of_improvement,
 )
 from rlcourse.randomness import Seeds
@@ -118,6 +119,42 @@ def test_improvement_is_averaged_over_tasks_and_never_compared_across_them() -> 
     found = probability_of_improvement(ours, theirs, rng=rng())
     assert found.estimate == pytest.approx((1.0 + 0.25) / 2)
     assert found.low <= found.estimate <= found.high
+
+
+def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
+    found = performance_profile([1, 2, 3, 4], [0, 1, 2, 3.5, 4], rng=rng())
+    assert found.share.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0], "above, not at"
+    assert found.thresholds.tolist() == [0, 1, 2, 3.5, 4]
+    assert (found.low <= found.share).all() and (found.share <= found.high).all()
+    assert (found.low[0], found.high[0], found.low[-1], found.high[-1]) == (1, 1, 0, 0)
+
+
+def test_a_profile_of_several_tasks_is_the_mean_of_theirs_as_in_rliable() -> None:
+    # rliable.library.run_score_deviation: the mean over runs and tasks of (score > tau)
+    matrix = rng().normal(size=(7, 3))
+    levels = np.linspace(-2, 2, 9)
+    each = [performance_profile(matrix[:, task], levels, rng=rng()).share for task in range(3)]
+    assert performance_profile(matrix, levels, rng=rng()).share == pytest.approx(np.mean(each, axis=0))
+
+
+def test_a_profiles_band_agrees_with_a_plain_loop() -> None:
+    matrix, levels, drawn = rng().normal(size=(8, 2)), np.array([-0.5, 0.0, 0.5]), np.random.default_rng(1)
+    shares = []
+    for _ in range(3_000):
+        pooled = np.array([matrix[drawn.integers(8), task] for task in range(2) for _ in range(8)])
+        shares.append([(pooled > level).mean() for level in levels])
+    low, high = np.percentile(shares, (2.5, 97.5), axis=0)
+    found = performance_profile(matrix, levels, rng=rng(), resamples=3_000)
+    assert found.low == pytest.approx(low, abs=1 / 16) and found.high == pytest.approx(high, abs=1 / 16)
+
+
+@given(scores)
+@settings(max_examples=30, deadline=None)
+def test_the_area_under_a_profile_is_the_mean(values: list[float]) -> None:
+    levels = np.arange(-6.0, 6.0)  # whole scores: each step of the profile is one wide
+    found = performance_profile(values, levels, rng=rng(), resamples=5)
+    assert -6.0 + found.share.sum() == pytest.approx(np.mean(values))
+    assert (np.diff(found.share) <= 0).all()
 
 
 def test_the_same_stream_gives_the_same_interval() -> None:
