@@ -24,7 +24,7 @@ from torch import Tensor
 from rlcourse.errors import ArtifactError, DatasetCorruptError
 from rlcourse.experience import manifest
 from rlcourse.files import atomic_directory
-from rlcourse.networks import CategoricalPolicy, GreedyQPolicy, LogitsNetwork, QNetwork
+from rlcourse.networks import Activation, CategoricalPolicy, GreedyQPolicy, LogitsNetwork, QNetwork
 from rlcourse.vocabulary import DiscretePolicy
 
 FORMAT = 1
@@ -44,6 +44,7 @@ class PolicyDescription:
     num_actions: int
     provenance: dict[str, Any] = field(default_factory=dict)  # data set, seed, config, versions
     evaluation: dict[str, Any] = field(default_factory=dict)  # what it earned, and how that was measured
+    activation: Activation = "relu"  # between the layers
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class PolicyArtifact:
         network = policy.logits if isinstance(policy, CategoricalPolicy) else getattr(policy, "q", None)
         if not isinstance(network, LogitsNetwork | QNetwork):
             raise ArtifactError(
-                f"A {type(policy).__name__} cannot be saved.", mend="Save the policy of a BC, CQL, IQL or DQN learner."
+                f"A {type(policy).__name__} cannot be saved.", mend="Save the policy of a BC, CQL, IQL, DQN or memoryless discrete PPO learner."
             )
         linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
         return cls(
@@ -76,6 +77,7 @@ class PolicyArtifact:
                 hidden=tuple(layer.out_features for layer in linear[:-1]),
                 obs_size=linear[0].in_features,
                 num_actions=linear[-1].out_features,
+                activation=network.activation,
                 **description,
             ),
             {name: value.detach().cpu().clone() for name, value in network.state_dict().items()},
@@ -86,7 +88,7 @@ class PolicyArtifact:
         about = self.description
         zeros = torch.zeros(about.obs_size)
         kind = LogitsNetwork if about.head == "logits" else QNetwork
-        network = kind(zeros, zeros, about.hidden, about.num_actions)
+        network = kind(zeros, zeros, about.hidden, about.num_actions, about.activation)
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:

@@ -24,14 +24,15 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, *, epsilon: f
         raise ConfigError(f"The learning rate is {learning_rate}.", mend="Use a number above 0, for example 1e-3.")
     weights = list(parameters)
     rate = torch.tensor(learning_rate, device=weights[0].device)
-    return torch.optim.Adam(weights, lr=rate, eps=epsilon, fused=True)
+    optimiser = torch.optim.Adam(weights, lr=rate, eps=epsilon, fused=True)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = learning_rate  # known here; reading it off the tensor later would wait for the device
+    return optimiser
 
 
 def anneal_(optimiser: torch.optim.Optimizer, fraction: float) -> None:
     """Set every learning rate to ``fraction`` of what it was when the optimiser was made."""
     for group in optimiser.param_groups:
-        if "initial_lr" not in group:
-            group["initial_lr"] = float(group["lr"])
         group["lr"].fill_(group["initial_lr"] * fraction)
 
 

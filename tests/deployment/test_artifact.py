@@ -53,6 +53,15 @@ def test_a_policy_comes_back_with_every_probability(tmp_path: Path, head: str) -
     assert len(policy.act(OBS, greedy=True).unique()) > 1, "a constant policy would hide a swap"
 
 
+def test_what_stands_between_the_layers_comes_back_too(tmp_path: Path) -> None:
+    with Seeds(0).initialising("networks"):
+        original = CategoricalPolicy(LogitsNetwork(MEAN, STD, (16, 8), 3, "tanh"))
+    artifact = PolicyArtifact.from_policy(original, algorithm="ppo", env_id="CartPole-v1")
+    artifact.save(tmp_path / "policy")
+    policy = PolicyArtifact.load(tmp_path / "policy").policy()
+    assert torch.equal(policy.probabilities(OBS), original.probabilities(OBS))
+
+
 def test_the_artifact_is_a_copy(tmp_path: Path) -> None:
     network = QNetwork(MEAN, STD, (8,), 2)
     artifact = PolicyArtifact.from_policy(GreedyQPolicy(network), algorithm="dqn", env_id="CartPole-v1")
