@@ -35,9 +35,9 @@ class Common:
     """Write a machine-readable report to this file; - writes it to standard output."""
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of :data:`PACKAGES`."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+def versions(*more: str) -> dict[str, str]:
+    """The versions of Python, of :data:`PACKAGES` and of ``more``."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in (*PACKAGES, *more)}}
 
 
 def hardware() -> dict[str, Any]:
@@ -52,13 +52,17 @@ def report(
     seconds: float,
     results: Sequence[Mapping[str, Any]] = (),
     summary: Sequence[Mapping[str, Any]] = (),
+    packages: Sequence[str] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """The object that ``--json`` writes; PRODUCT-wide keys first, a command's own after."""
+    """The object that ``--json`` writes; PRODUCT-wide keys first, a command's own after.
+
+    ``packages``: whose versions matter besides :data:`PACKAGES`.
+    """
     return {
         "command": command,
         "config": plain(config),
-        "versions": versions(),
+        "versions": versions(*packages),
         "hardware": hardware(),
         "seconds": round(seconds, 3),
         "results": plain(list(results)),
