@@ -17,7 +17,7 @@ def expected_best(scores: Tensor, num_tries: int) -> Tensor:
 
     .. math:: \mathbb{E}[\max] = \sum_{i=1}^N v_{(i)} \Big[ \big(\tfrac{i}{N}\big)^n - \big(\tfrac{i-1}{N}\big)^n \Big]
 
-    Dodge et al. (2019), "Show your work", equation 1 of section 3.
+    Dodge et al. (2019), "Show your work", section 3.
 
     Args:
         scores: ``(N,)``, in any order; draws are with replacement.
@@ -33,23 +33,27 @@ def expected_best(scores: Tensor, num_tries: int) -> Tensor:
     return (scores.sort().values * share.pow(num_tries).diff()).sum()
 
 
-def below_median(finished: Tensor, reports: Tensor, startup: int) -> bool:
-    """Whether a running trial should be pruned: its best report so far lies below the median of the others *by then*.
+def below_median(finished: Tensor, running: Tensor, startup: int) -> Tensor:
+    """Which running trials should be pruned: those whose best report so far lies below the others' median *by then*.
 
-    The median stopping rule of Golovin et al. (2017), as Optuna applies it.
+    The median stopping rule of Golovin et al. (2017) as Optuna applies it: with what the others reported at that look,
+    where the paper has their averages up to it.
 
     Args:
         finished: ``(N, T)``, the reports of N finished trials.
-        reports: ``(t,)``, what the running trial has reported, ``1 <= t <= T``.
-        startup: trials that have to be finished before anything is pruned.
+        running: ``(R, t)``, what R running trials have reported, ``1 <= t <= T``.
+        startup: so many trials have to be finished before anything is pruned.
+
+    Returns:
+        ``(R,)`` bool.
 
     Worked number: after two looks the others stand at 10, 20 and 90; their median is 20. A trial with the reports
     (5, 19) is pruned, one with (21, 3) is not.
     """
     if finished.shape[0] < startup:
-        return False
-    then = finished[:, reports.shape[0] - 1]  # (N,)
-    return bool(reports.max() < then.quantile(0.5))
+        return torch.zeros(running.shape[0], dtype=torch.bool, device=running.device)
+    then = finished[:, running.shape[1] - 1]  # (N,)
+    return running.amax(-1) < then.quantile(0.5)
 
 
 def shrunken_scores(returns: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from rlcourse.evaluation.selection import below_median, expected_best, shrunken_
 def test_the_worked_numbers() -> None:
     assert expected_best(torch.tensor([1.0, 0.0]), 2).item() == pytest.approx(0.75)
     others = torch.tensor([[1.0, 10.0, 99.0], [2.0, 20.0, 0.0], [3.0, 90.0, 50.0]])
-    assert below_median(others, torch.tensor([5.0, 19.0]), 3)
-    assert not below_median(others, torch.tensor([21.0, 3.0]), 3)
+    assert below_median(others, torch.tensor([[5.0, 19.0], [21.0, 3.0]]), 3).tolist() == [True, False]
     returns = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
     assert shrunken_scores(returns).tolist() == pytest.approx([1.25, 4.75])
 
@@ -29,7 +28,7 @@ def test_the_expected_best_is_the_mean_of_many_maxima() -> None:
 
 
 def test_nothing_is_pruned_before_enough_are_finished() -> None:
-    assert not below_median(torch.tensor([[5.0]]), torch.tensor([1.0]), 2)
+    assert below_median(torch.tensor([[5.0]]), torch.tensor([[1.0]]), 2).tolist() == [False]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,7 +44,7 @@ def test_the_rule_is_optuna_s(seed: int) -> None:
     reports = torch.randn(6, generator=generator)
     for seen in range(1, 7):
         running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(reports[:seen].tolist())))
-        assert below_median(finished, reports[:seen], 4) == pruner.prune(study, running)
+        assert below_median(finished, reports[None, :seen], 4).item() == pruner.prune(study, running)
 
 
 def test_shrinking_brings_the_winner_closer_to_the_truth() -> None:
