@@ -1,0 +1,376 @@
+"""PPO, DQN and SAC of this package against stable-baselines3's, and what they earn: the tables in chapter 2.
+
+    python benchmarks/baselines.py solve     seconds to the first mean greedy return of 475 on CartPole-v1: each side's own
+                                             settings, ours and rl-baselines3-zoo's
+    python benchmarks/baselines.py equal     PPO's steps per second at equal settings, with 8 and with 64 environments
+    python benchmarks/baselines.py dqn       DQN's at equal settings, and what both earn
+    python benchmarks/baselines.py sac       SAC's on Pendulum-v1 at equal settings, and how long each side's own take to -170
+    python benchmarks/baselines.py scores    greedy returns of everything on four tasks, random and scripted rules beside
+
+Both sides run in turn in one process, one thread each, so that a noisy machine is noisy for both. Seconds are those of
+collection and updates together; evaluations are left out on both sides. ``solve`` ends with 1 if the median of the ratios
+within a seed is below 4, or if one of our runs does not arrive. ``--smoke`` runs a little of everything and writes nothing
+to the book.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import results
+from results import markdown_table, write_result
+
+from rlcourse.algorithms.dqn import DQNConfig
+from rlcourse.algorithms.ppo import PPOConfig
+from rlcourse.algorithms.sac import SACConfig
+from rlcourse.devices import torch_threads, wide_products
+from rlcourse.evaluation.solved import SOLVED
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.command_line import main as rlcourse
+from rlcourse.training.off_policy import OffPolicyConfig
+from rlcourse.training.on_policy import OnPolicyConfig
+from rlcourse.training.online import OnlineSettings, online_settings, train_online
+from rlcourse.training.runs import Stop, TrainingRun
+from rlcourse.training.sb3 import Sb3Settings, sb3_settings, train_sb3
+
+Train = Callable[[Seeds, Stop], TrainingRun]
+OURS, THEIRS = "this package", "stable-baselines3"
+CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
+EVAL_EVERY = 5_120
+RATIO_LIMIT = 4.0
+SCORES: dict[str, tuple[str, ...]] = {
+    CARTPOLE: ("random", "scripted", "dqn", "ppo"),
+    "Acrobot-v1": ("random", "scripted", "dqn", "ppo"),
+    PENDULUM: ("random", "scripted", "ppo", "sac"),
+    "rlcourse/ServerRoom-v0": ("random", "scripted", "dqn", "ppo"),
+}
+
+
+def main() -> int:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("solve", "equal", "dqn", "sac", "scores"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7, help="of each measurement of speed")
+    parser.add_argument("--smoke", action="store_true", help="see that it runs; the numbers mean nothing")
+    arguments = parser.parse_args()
+    command = f"python benchmarks/baselines.py {arguments.part}"
+    seeds, rounds = (2, 2) if arguments.smoke else (arguments.seeds, arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder, torch_threads(1):
+        if arguments.smoke:
+            results.RESULTS = Path(folder)
+        if arguments.part == "solve":
+            return 0 if solve(seeds, command, smoke=arguments.smoke) >= RATIO_LIMIT or arguments.smoke else 1
+        if arguments.part == "equal":
+            equal(rounds, command, smoke=arguments.smoke)
+        elif arguments.part == "dqn":
+            dqn(seeds, rounds, command, smoke=arguments.smoke)
+        elif arguments.part == "sac":
+            sac(seeds, rounds, command, smoke=arguments.smoke)
+        else:
+            scores(seeds, command, smoke=arguments.smoke)
+    return 0
+
+
+# To a return
+
+
+def solve(seeds: int, command: str, *, smoke: bool) -> float:
+    """Both sides' PPO to 475 with their own settings; returns the median of theirs / ours (0 if ours does not arrive)."""
+    ours, theirs = online_settings("ppo", CARTPOLE), sb3_settings("sb3-ppo", CARTPOLE)
+    ours = replace(ours, loop=replace(ours.loop, eval_every=EVAL_EVERY))
+    theirs = replace(theirs, eval_every=EVAL_EVERY)
+    sides = {OURS: our_training("ppo", CARTPOLE, ours), THEIRS: their_training("sb3-ppo", CARTPOLE, theirs)}
+    data = race(sides, 10.0 if smoke else SOLVED[CARTPOLE], seeds)
+    body = (
+        f"Until the mean of {theirs.eval_episodes} greedy episodes of {CARTPOLE} first reached {data['wanted']:g}, looked at "
+        f"every {EVAL_EVERY:,} steps. Each side with its own settings: ours, and those of rl-baselines3-zoo. One thread "
+        "each, run in turn; evaluations are not counted.\n\n" + race_table(data)
+    )
+    write_result("baselines_solve", body, command=command, data=data)
+    return float(data["ratio"] or 0.0)
+
+
+def race(sides: Mapping[str, Train], wanted: float, seeds: int) -> dict[str, Any]:
+    """The first evaluation of each seed of each side with at least the wanted return."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for seed in range(seeds):
+        for side, train in sides.items():
+            run = train(Seeds(seed), lambda step, earned: earned >= wanted)
+            first, end = run.first_reaching(wanted), run.evaluations[-1]
+            found[side].append(
+                {
+                    "seed": seed,
+                    "reached": first is not None,
+                    "steps": end.step,
+                    "seconds": end.train_seconds,
+                    "cpu_seconds": end.cpu_seconds,
+                    "return": end.greedy_return,
+                }
+            )
+    pairs = list(zip(found[OURS], found[THEIRS], strict=True))
+    # Where they do not arrive, theirs took at least what is counted; where ours do not, there is no ratio.
+    whole = all(ours["reached"] for ours, _ in pairs)
+    ratio = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs) if whole else None
+    return {"wanted": wanted, "runs": found, "ratio": ratio}
+
+
+def race_table(data: Mapping[str, Any]) -> str:
+    """Medians, and every seed."""
+    rows = []
+    for side, runs in data["runs"].items():
+        shown = [f"{run['seconds']:.2f}" if run["reached"] else f"not in {run['seconds']:.2f}" for run in runs]
+        middle = {name: statistics.median(run[name] for run in runs) for name in ("seconds", "cpu_seconds", "steps")}
+        rate = statistics.median(run["steps"] / run["seconds"] for run in runs)
+        arrived = sum(run["reached"] for run in runs)
+        cells = [
+            f"**{middle['seconds']:.2f}**",
+            f"{middle['cpu_seconds']:.2f}",
+            f"{middle['steps']:,.0f}",
+            f"{rate:,.0f}",
+        ]
+        rows.append([side, *cells, f"{arrived} of {len(runs)}", ", ".join(shown)])
+    header = ["", "seconds, median", "CPU seconds", "steps", "steps/s", "arrived", "seconds, each seed"]
+    table = markdown_table(header, rows)
+    if data["ratio"] is None:
+        return f"{table}\n\nNot all of our runs arrived."
+    return f"{table}\n\nMedian over the seeds of the ratio of seconds, {THEIRS} to {OURS}: {data['ratio']:.1f}."
+
+
+# Speed at equal settings
+
+
+def equal(rounds: int, command: str, *, smoke: bool) -> None:
+    """PPO's steps per second: 32 steps of each copy, batches of 256, 20 epochs."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for num_envs, rollouts in ((8, 40), (64, 8)):
+        ours, theirs = equal_ppo(num_envs, 32 * num_envs * (1 if smoke else rollouts))
+        sides = {OURS: our_training("ppo", CARTPOLE, ours), THEIRS: their_training("sb3-ppo", CARTPOLE, theirs)}
+        found[f"{num_envs} environments"] = speeds(sides, rounds)
+    body = (
+        f"PPO on {CARTPOLE}: environment steps per second, collection and updates together, at equal settings: rollouts of 32 "
+        "steps, batches of 256, 20 epochs, networks of 64 and 64 tanh units, one thread. "
+        f"Median of {rounds} rounds in which both ran in turn.\n\n" + speed_table(found)
+    )
+    write_result("baselines_equal", body, command=command, data={"steps_per_s": found})
+
+
+def equal_ppo(num_envs: int, num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
+    """The same PPO twice; neither schedule falls."""
+    learner = PPOConfig(hidden=(64, 64), activation="tanh", learning_rate=1e-3, epochs=20, batch_size=256, clip=0.2)
+    loop = OnPolicyConfig(
+        num_steps=num_steps, num_envs=num_envs, rollout_steps=32, anneal=False, eval_every=num_steps, eval_episodes=1
+    )
+    arguments = {
+        "n_steps": 32,
+        "batch_size": 256,
+        "n_epochs": 20,
+        "learning_rate": 1e-3,
+        "clip_range": 0.2,
+        "gamma": loop.gamma,
+        "gae_lambda": learner.lambda_,
+    }
+    return OnlineSettings(learner, loop), Sb3Settings(
+        num_steps=num_steps, num_envs=num_envs, eval_every=num_steps, eval_episodes=1, arguments=arguments
+    )
+
+
+def dqn(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
+    """DQN without its improvements, as stable-baselines3 has it: speed, and what both earn."""
+    timed = equal_dqn(1_200 if smoke else 8_000)
+    found = {"8 environments": speeds(dqn_sides(timed), rounds)}
+    steps = 1_200 if smoke else 60_000
+    runs = {
+        side: [train(Seeds(seed), never) for seed in range(seeds)]
+        for side, train in dqn_sides(equal_dqn(steps)).items()
+    }
+    rows = [
+        [
+            side,
+            *(f"{statistics.mean(getattr(run, kind) for run in each):.0f}" for kind in ("last", "best")),
+            ", ".join(f"{run.last:.0f}" for run in each),
+        ]
+        for side, each in runs.items()
+    ]
+    body = (
+        f"DQN on {CARTPOLE} at equal settings: 8 environments, a gradient step on 128 transitions every 8 steps, networks of "
+        "64 and 64 units, the target copied every 60 updates, no double estimate, one step of reality, one thread. Steps "
+        f"per second, collection and updates together, 1,000 of 8,000 steps before the first update; "
+        f"median of {rounds} rounds in which both ran in turn.\n\n"
+        + speed_table(found)
+        + f"\n\nWhat they earn after {steps:,} steps (100 greedy episodes, seeds 0 to {seeds - 1}):\n\n"
+        + markdown_table(["", "last, mean", "best, mean", "last, each seed"], rows)
+    )
+    earned = {side: [{"last": run.last, "best": run.best} for run in each] for side, each in runs.items()}
+    write_result("baselines_dqn", body, command=command, data={"steps_per_s": found, "returns": earned})
+
+
+def equal_dqn(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
+    """The same plain DQN twice."""
+    learner = DQNConfig(hidden=(64, 64), double=False, target_rate=1.0, target_every=60, maximum_gradient=10.0)
+    loop = OffPolicyConfig(num_steps=num_steps, num_envs=8, steps_per_update=8, n_step=1, eval_every=EVAL_EVERY)
+    arguments = {
+        "learning_rate": learner.learning_rate,
+        "batch_size": loop.batch_size,
+        "buffer_size": 100_000,
+        "learning_starts": loop.warm_up_steps,
+        "gamma": loop.gamma,
+        "train_freq": 1,  # of all 8 together
+        "gradient_steps": 1,
+        "target_update_interval": 8 * learner.target_every,
+        "exploration_fraction": min(1.0, loop.exploration_steps / num_steps),
+        "exploration_final_eps": loop.final_epsilon,
+        "max_grad_norm": learner.maximum_gradient,
+    }
+    return OnlineSettings(learner, loop), Sb3Settings(num_steps=num_steps, num_envs=8, arguments=arguments)
+
+
+def dqn_sides(both: tuple[OnlineSettings, Sb3Settings]) -> dict[str, Train]:
+    """Both DQNs on CartPole."""
+    return {OURS: our_training("dqn", CARTPOLE, both[0]), THEIRS: their_training("sb3-dqn", CARTPOLE, both[1])}
+
+
+def sac(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
+    """SAC on Pendulum: speed at equal settings, and both sides to -170 with their own."""
+    ours, theirs = equal_sac(350 if smoke else 2_000)
+    sides = {OURS: our_training("sac", PENDULUM, ours), THEIRS: their_training("sb3-sac", PENDULUM, theirs)}
+    found = {"1 environment": speeds({**sides, f"{THEIRS}, oneDNN allowed too": wide(sides[THEIRS])}, rounds)}
+    own, zoo = online_settings("sac", PENDULUM), sb3_settings("sb3-sac", PENDULUM)
+    if smoke:
+        own, zoo = replace(own, loop=replace(own.loop, num_steps=1_050)), replace(zoo, num_steps=150)
+    racing = {OURS: our_training("sac", PENDULUM, own), THEIRS: their_training("sb3-sac", PENDULUM, zoo)}
+    data = race(racing, -2_000.0 if smoke else SOLVED[PENDULUM], seeds)
+    body = (
+        f"SAC on {PENDULUM} at equal settings: one environment, an update on 256 transitions at every step, networks of 256 "
+        "and 256 units, one thread. Steps per second, collection and updates together; oneDNN is the library "
+        f"that `wide_products` lets torch use. Median of {rounds} rounds in which both ran in turn.\n\n"
+        + speed_table(found)
+        + f"\n\nUntil the mean of 100 greedy episodes first reached {data['wanted']:g}, each side with its own settings, "
+        f"looked at every {own.loop.eval_every:,} (ours) and {zoo.eval_every:,} steps:\n\n" + race_table(data)
+    )
+    write_result("baselines_sac", body, command=command, data={"steps_per_s": found, **data})
+
+
+def equal_sac(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
+    """The same SAC twice."""
+    learner = SACConfig(hidden=(256, 256), learning_rate=1e-3)
+    loop = OffPolicyConfig(
+        num_steps=num_steps,
+        num_envs=1,
+        warm_up_steps=256,
+        steps_per_update=1,
+        batch_size=256,
+        n_step=1,
+        eval_every=num_steps,
+        eval_episodes=1,
+    )
+    arguments = {
+        "learning_rate": learner.learning_rate,
+        "batch_size": loop.batch_size,
+        "learning_starts": loop.warm_up_steps,
+        "gamma": loop.gamma,
+        "tau": learner.target_rate,
+        "train_freq": 1,
+        "gradient_steps": 1,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    }
+    return OnlineSettings(learner, loop), Sb3Settings(
+        num_steps=num_steps, eval_every=num_steps, eval_episodes=1, arguments=arguments
+    )
+
+
+def speeds(sides: Mapping[str, Train], rounds: int) -> dict[str, list[float]]:
+    """Steps per second of each side in each round."""
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side, train in sides.items():
+            run = train(Seeds(number), never)
+            found[side].append(run.steps / run.train_seconds)
+    return found
+
+
+def speed_table(found: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Medians, ranges, and the median of the ratios within a round."""
+    rows = []
+    for what, rates in found.items():
+        for side, each in rates.items():
+            ratio = statistics.median(a / b for a, b in zip(rates[OURS], each, strict=True))
+            shown = "" if side == OURS else f"**{ratio:.2f}**"
+            rows.append([what, side, f"{statistics.median(each):,.0f}", f"{min(each):,.0f} to {max(each):,.0f}", shown])
+    return markdown_table(["", "", "steps/s", "range", "this package divided by it"], rows)
+
+
+def our_training(algorithm: str, env_id: str, settings: OnlineSettings) -> Train:
+    """One of ours as something to run."""
+    return lambda seeds, stop: train_online(algorithm, env_id, seeds=seeds, settings=settings, stop=stop)[0]
+
+
+def their_training(algorithm: str, env_id: str, settings: Sb3Settings) -> Train:
+    """One of theirs as something to run."""
+    return lambda seeds, stop: train_sb3(algorithm, env_id, seeds=seeds, settings=settings, stop=stop)[0]
+
+
+def wide(train: Train) -> Train:
+    """The same with the library that this package lets torch use for wide layers."""
+
+    def training(seeds: Seeds, stop: Stop) -> TrainingRun:
+        with wide_products(256):
+            return train(seeds, stop)
+
+    return training
+
+
+def never(step: int, greedy_return: float) -> bool:
+    """To the end."""
+    return False
+
+
+# What everything earns
+
+
+def scores(seeds: int, command: str, *, smoke: bool) -> None:
+    """One ``rlcourse benchmark`` for each task; finished trials are kept under runs/baselines."""
+    reports = {env: suite(env, names, seeds, smoke) for env, names in SCORES.items()}
+    rows = [
+        [
+            env,
+            row["algorithm"],
+            f"**{row['iqm']:.1f}** [{row['ci_low']:.1f}, {row['ci_high']:.1f}]",
+            f"{row['best_iqm']:.1f}",
+            "" if row["improvement"] is None else f"{row['improvement']['estimate']:.2f}",
+            f"{max(one['steps'] for one in report['results'] if one['algorithm'] == row['algorithm']):,}",
+        ]
+        for env, report in reports.items()
+        for row in report["summary"]
+    ]
+    header = ["task", "method", "last: IQM [95 % interval]", "best: IQM", "P(a run beats a random one)", "steps"]
+    body = (
+        f"Mean returns of 100 greedy episodes (random: sampled ones), {seeds} seeds. Scripted rules are what a person would "
+        "write down without learning anything.\n\n" + markdown_table(header, rows)
+    )
+    write_result("baselines_scores", body, command=command, data={"reports": reports})
+
+
+def suite(env: str, algorithms: tuple[str, ...], seeds: int, smoke: bool) -> dict[str, Any]:
+    """The report of one ``rlcourse benchmark``."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "report.json"
+        words = ["--env", env, "--algorithms", *algorithms, "--trials", str(seeds), "--device", "cpu"]
+        kept = folder if smoke else "runs/baselines"
+        few = ["--num-steps", "1100"] if smoke else []
+        status = rlcourse(["benchmark", *words, *few, "--folder", kept, "--json", str(target)])
+        if status:
+            raise SystemExit(status)
+        report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        return report
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
