@@ -73,6 +73,18 @@ _PRESETS: dict[tuple[str, str], OnlineSettings] = {
         ),
         OnPolicyConfig(num_steps=51_200, num_envs=16),
     ),
+    ("dqn", "CartPole-v1"): OnlineSettings(
+        DQNConfig(hidden=(128, 128), dueling=True),
+        OffPolicyConfig(
+            num_steps=60_000,
+            num_envs=16,
+            exploration_steps=8_000,
+            final_epsilon=0.04,
+            steps_per_update=2,
+            n_step=5,
+            anneal=True,
+        ),
+    ),
     ("ppo", "rlcourse/ServerRoom-v0"): OnlineSettings(
         PPOConfig(learning_rate=2e-3, epochs=6, batch_size=768, lambda_=0.9, entropy_weight=0.002),
         OnPolicyConfig(num_steps=400_000, num_envs=64, rollout_steps=36, gamma=0.98, eval_every=51_200),
