@@ -42,6 +42,7 @@ from rlcourse.training.sb3 import Sb3Settings, sb3_settings, train_sb3
 
 Train = Callable[[Seeds, Stop], TrainingRun]
 OURS, THEIRS = "this package", "stable-baselines3"
+COMPILED = "this package, steps compiled"
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
 EVAL_EVERY = 5_120
 RATIO_LIMIT = 4.0
@@ -151,13 +152,18 @@ def equal(rounds: int, command: str, *, smoke: bool) -> None:
     """PPO's steps per second: 32 steps of each copy, batches of 256, 20 epochs."""
     found: dict[str, dict[str, list[float]]] = {}
     for num_envs, rollouts in ((8, 40), (64, 8)):
-        ours, theirs = equal_ppo(num_envs, 32 * num_envs * (1 if smoke else rollouts))
-        sides = {OURS: our_training("ppo", CARTPOLE, ours), THEIRS: their_training("sb3-ppo", CARTPOLE, theirs)}
+        ours, theirs = equal_ppo(num_envs, 32 * num_envs * (4 if smoke else rollouts))
+        sides = {
+            OURS: our_training("ppo", CARTPOLE, ours),
+            COMPILED: our_training("ppo", CARTPOLE, compiled(ours)),
+            THEIRS: their_training("sb3-ppo", CARTPOLE, theirs),
+        }
         found[f"{num_envs} environments"] = speeds(sides, rounds)
     body = (
         f"PPO on {CARTPOLE}: environment steps per second, collection and updates together, at equal settings: rollouts of 32 "
         "steps, batches of 256, 20 epochs, networks of 64 and 64 tanh units, one thread. "
-        f"Median of {rounds} rounds in which both ran in turn.\n\n" + speed_table(found)
+        f"Median of {rounds} rounds in which all ran in turn; the first quarter of each run, in which compiling happens, is "
+        "left out on all sides.\n\n" + speed_table(found)
     )
     write_result("baselines_equal", body, command=command, data={"steps_per_s": found})
 
@@ -166,7 +172,12 @@ def equal_ppo(num_envs: int, num_steps: int) -> tuple[OnlineSettings, Sb3Setting
     """The same PPO twice; neither schedule falls."""
     learner = PPOConfig(hidden=(64, 64), activation="tanh", learning_rate=1e-3, epochs=20, batch_size=256, clip=0.2)
     loop = OnPolicyConfig(
-        num_steps=num_steps, num_envs=num_envs, rollout_steps=32, anneal=False, eval_every=num_steps, eval_episodes=1
+        num_steps=num_steps,
+        num_envs=num_envs,
+        rollout_steps=32,
+        anneal=False,
+        eval_every=num_steps // 4,
+        eval_episodes=1,
     )
     arguments = {
         "n_steps": 32,
@@ -178,15 +189,17 @@ def equal_ppo(num_envs: int, num_steps: int) -> tuple[OnlineSettings, Sb3Setting
         "gae_lambda": learner.lambda_,
     }
     return OnlineSettings(learner, loop), Sb3Settings(
-        num_steps=num_steps, num_envs=num_envs, eval_every=num_steps, eval_episodes=1, arguments=arguments
+        num_steps=num_steps, num_envs=num_envs, eval_every=num_steps // 4, eval_episodes=1, arguments=arguments
     )
 
 
 def dqn(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
     """DQN without its improvements, as stable-baselines3 has it: speed, and what both earn."""
-    timed = equal_dqn(1_200 if smoke else 8_000)
-    found = {"8 environments": speeds(dqn_sides(timed), rounds)}
-    steps = 1_200 if smoke else 60_000
+    timed = equal_dqn(4_800 if smoke else 16_000)
+    sides = dqn_sides(timed)
+    sides = {OURS: sides[OURS], COMPILED: our_training("dqn", CARTPOLE, compiled(timed[0])), THEIRS: sides[THEIRS]}
+    found = {"16 environments": speeds(sides, rounds)}
+    steps = 4_800 if smoke else 60_000
     runs = {
         side: [train(Seeds(seed), never) for seed in range(seeds)]
         for side, train in dqn_sides(equal_dqn(steps)).items()
@@ -200,10 +213,10 @@ def dqn(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
         for side, each in runs.items()
     ]
     body = (
-        f"DQN on {CARTPOLE} at equal settings: 8 environments, a gradient step on 128 transitions every 8 steps, networks of "
-        "64 and 64 units, the target copied every 60 updates, no double estimate, one step of reality, one thread. Steps "
-        f"per second, collection and updates together, 1,000 of 8,000 steps before the first update; "
-        f"median of {rounds} rounds in which both ran in turn.\n\n"
+        f"DQN on {CARTPOLE} at equal settings: 16 environments, a gradient step on 128 transitions for every 4 steps, networks "
+        "of 64 and 64 units, the target copied every 60 updates, no double estimate, one step of reality, one thread. Steps "
+        f"per second, collection and updates together, without the first quarter of each run; median of {rounds} rounds in "
+        "which all ran in turn.\n\n"
         + speed_table(found)
         + f"\n\nWhat they earn after {steps:,} steps (100 greedy episodes, seeds 0 to {seeds - 1}):\n\n"
         + markdown_table(["", "last, mean", "best, mean", "last, each seed"], rows)
@@ -215,21 +228,23 @@ def dqn(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
 def equal_dqn(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
     """The same plain DQN twice."""
     learner = DQNConfig(hidden=(64, 64), double=False, target_rate=1.0, target_every=60, maximum_gradient=10.0)
-    loop = OffPolicyConfig(num_steps=num_steps, num_envs=8, steps_per_update=8, n_step=1, eval_every=EVAL_EVERY)
+    every = num_steps // 4
+    loop = OffPolicyConfig(num_steps=num_steps, num_envs=16, steps_per_update=4, n_step=1, eval_every=every)
     arguments = {
         "learning_rate": learner.learning_rate,
         "batch_size": loop.batch_size,
         "buffer_size": 100_000,
         "learning_starts": loop.warm_up_steps,
         "gamma": loop.gamma,
-        "train_freq": 1,  # of all 8 together
-        "gradient_steps": 1,
-        "target_update_interval": 8 * learner.target_every,
+        "train_freq": 1,  # of all 16 together
+        "gradient_steps": 4,
+        "target_update_interval": 4 * learner.target_every,  # counted in steps
         "exploration_fraction": min(1.0, loop.exploration_steps / num_steps),
         "exploration_final_eps": loop.final_epsilon,
         "max_grad_norm": learner.maximum_gradient,
     }
-    return OnlineSettings(learner, loop), Sb3Settings(num_steps=num_steps, num_envs=8, arguments=arguments)
+    theirs = Sb3Settings(num_steps=num_steps, num_envs=16, eval_every=every, arguments=arguments)
+    return OnlineSettings(learner, loop), theirs
 
 
 def dqn_sides(both: tuple[OnlineSettings, Sb3Settings]) -> dict[str, Train]:
@@ -239,7 +254,7 @@ def dqn_sides(both: tuple[OnlineSettings, Sb3Settings]) -> dict[str, Train]:
 
 def sac(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
     """SAC on Pendulum: speed at equal settings, and both sides to -170 with their own."""
-    ours, theirs = equal_sac(350 if smoke else 2_000)
+    ours, theirs = equal_sac(1_600 if smoke else 2_400)
     sides = {OURS: our_training("sac", PENDULUM, ours), THEIRS: their_training("sb3-sac", PENDULUM, theirs)}
     found = {"1 environment": speeds({**sides, f"{THEIRS}, oneDNN allowed too": wide(sides[THEIRS])}, rounds)}
     own, zoo = online_settings("sac", PENDULUM), sb3_settings("sb3-sac", PENDULUM)
@@ -268,7 +283,7 @@ def equal_sac(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
         steps_per_update=1,
         batch_size=256,
         n_step=1,
-        eval_every=num_steps,
+        eval_every=num_steps // 4,
         eval_episodes=1,
     )
     arguments = {
@@ -282,18 +297,25 @@ def equal_sac(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
         "policy_kwargs": {"net_arch": [256, 256]},
     }
     return OnlineSettings(learner, loop), Sb3Settings(
-        num_steps=num_steps, eval_every=num_steps, eval_episodes=1, arguments=arguments
+        num_steps=num_steps, eval_every=num_steps // 4, eval_episodes=1, arguments=arguments
     )
 
 
 def speeds(sides: Mapping[str, Train], rounds: int) -> dict[str, list[float]]:
-    """Steps per second of each side in each round."""
+    """Steps per second of each side in each round, from the first evaluation to the last."""
     found: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds):
         for side, train in sides.items():
             run = train(Seeds(number), never)
-            found[side].append(run.steps / run.train_seconds)
+            first, end = run.evaluations[0], run.evaluations[-1]
+            found[side].append((end.step - first.step) / (end.train_seconds - first.train_seconds))
     return found
+
+
+def compiled(settings: OnlineSettings) -> OnlineSettings:
+    """The same with its gradient steps compiled."""
+    assert not isinstance(settings.learner, SACConfig)
+    return replace(settings, learner=replace(settings.learner, compiled=True))
 
 
 def speed_table(found: Mapping[str, Mapping[str, list[float]]]) -> str:
