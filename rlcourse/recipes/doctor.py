@@ -35,11 +35,18 @@ TOOLS = {
     "chromedriver": "drives chromium in make test",
     "bwrap": "isolates submissions in rlcourse grade",
 }
-EXTRAS = {
-    "jupyter-book": "builds the site",
-    "jupyterlab": "runs the labs",
-    "ipywidgets": "sliders",
-    "nbval": "checks the labs",
+EXTRAS = {  # package: (extra, purpose)
+    "jupyter-book": ("book", "builds the site"),
+    "jupyterlab": ("book", "runs the labs"),
+    "ipywidgets": ("book", "sliders"),
+    "nbval": ("book", "checks the labs"),
+    "stable-baselines3": ("sb3", "algorithms sb3-ppo, sb3-dqn, sb3-sac"),
+    "optuna": ("tune", "rlcourse tune"),
+    "tensorboard": ("trackers", "event files"),
+    "mlflow-skinny": ("trackers", "experiments in an SQLite file"),
+    "wandb": ("trackers", "Weights & Biases, offline or not"),
+    "mujoco": ("mujoco", "Hopper-v5 and its kind"),
+    "box2d": ("box2d", "LunarLander-v3"),
 }
 
 
@@ -78,11 +85,11 @@ def run(config: Doctor) -> int:
 
 def _software() -> list[Finding]:
     found = [Finding(name, "ok", version) for name, version in versions().items()]
-    for name, purpose in EXTRAS.items():
+    for name, (extra, purpose) in EXTRAS.items():
         try:
             found.append(Finding(name, "ok", metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append(Finding(name, "absent", f"{purpose}: pip install 'rlcourse[book]'"))
+            found.append(Finding(name, "absent", f"{purpose}: pip install 'rlcourse[{extra}]'"))
     return found
 
 
