@@ -13,7 +13,7 @@ from rlcourse.errors import ConfigError
 from rlcourse.randomness import Seeds
 from rlcourse.training.online import OnlineSettings, online_settings, train_online
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun
-from rlcourse.training.search_spaces import Choice, Range, Space, search_space, settings_of, with_settings
+from rlcourse.training.search_spaces import Choice, Range, Space, including, search_space, settings_of, with_settings
 
 LOOKS = 10
 """Evaluations of each run of an :class:`OnlineExperiment`."""
@@ -61,17 +61,17 @@ class OnlineExperiment:
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < LOOKS:
             raise ConfigError(f"num_steps is {self.num_steps}.", mend=f"Use {LOOKS} or more.")
-        settings_of(self._settings(), self.space)  # an unknown algorithm or environment is told now
+        self._settings()  # an unknown algorithm or environment is told now
 
     @property
     def space(self) -> Space:
-        """That of the algorithm."""
-        return search_space(self.algorithm)
+        """That of the algorithm, wide enough for the settings found for this environment."""
+        return including(search_space(self.algorithm), self.defaults)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
         """The course's own settings for this environment."""
-        return settings_of(self._settings(), self.space)
+        return settings_of(self._settings(), search_space(self.algorithm))
 
     @property
     def looks(self) -> int:

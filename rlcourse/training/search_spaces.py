@@ -57,7 +57,7 @@ SEARCH_SPACES: dict[str, Space] = {
         "learning_rate": Range(1e-4, 1e-2, log=True),
         "rollout_steps": Choice((16, 32, 64, 128)),
         "epochs": Whole(2, 30, log=True),
-        "batch_size": Choice((64, 128, 256, 512)),
+        "batch_size": Choice((64, 128, 256, 512, 1024)),
         "gamma": _DISCOUNTS,
         "lambda_": Range(0.5, 1.0),
         "clip": Range(0.05, 0.4),
@@ -95,6 +95,19 @@ def search_space(algorithm: str) -> Space:
         meant = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(SEARCH_SPACES)}."
         raise UnknownAlgorithmError(f"There is no search space for {algorithm!r}.", mend=meant)
     return SEARCH_SPACES[algorithm]
+
+
+def including(space: Space, values: Mapping[str, Any]) -> Space:
+    """The space, widened where one of the values lies outside."""
+    return {name: _including(bounds, values[name]) if name in values else bounds for name, bounds in space.items()}
+
+
+def _including(bounds: Range | Whole | Choice, value: Any) -> Range | Whole | Choice:
+    if value in bounds:
+        return bounds
+    if isinstance(bounds, Choice):
+        return Choice((*bounds.values, value))
+    return replace(bounds, low=min(bounds.low, value), high=max(bounds.high, value))
 
 
 Config = TypeVar("Config")

@@ -7,15 +7,23 @@ import pytest
 from rlcourse.errors import ConfigError, UnknownAlgorithmError
 from rlcourse.training.experiments import LOOKS, NoisyHill, OnlineExperiment
 from rlcourse.training.online import online_settings
-from rlcourse.training.search_spaces import SEARCH_SPACES, search_space, settings_of, with_settings
+from rlcourse.training.search_spaces import (
+    SEARCH_SPACES,
+    Choice,
+    Range,
+    Whole,
+    including,
+    search_space,
+    settings_of,
+    with_settings,
+)
 
 TASKS = [("ppo", "CartPole-v1"), ("ppo", "Acrobot-v1"), ("dqn", "CartPole-v1"), ("sac", "Pendulum-v1")]
 
 
 @pytest.mark.parametrize(("algorithm", "env_id"), TASKS)
 def test_the_defaults_lie_inside_the_space(algorithm: str, env_id: str) -> None:
-    space = search_space(algorithm)
-    defaults = settings_of(online_settings(algorithm, env_id), space)
+    space, defaults = search_space(algorithm), OnlineExperiment(algorithm, env_id).defaults
     assert list(defaults) == list(space), "a name is no setting"
     assert [name for name, bounds in space.items() if defaults[name] not in bounds] == []
 
@@ -25,6 +33,12 @@ def test_a_name_belongs_to_one_config_alone(algorithm: str) -> None:
     settings = online_settings(algorithm, "CartPole-v1")
     for name in search_space(algorithm):
         assert hasattr(settings.learner, name) != hasattr(settings.loop, name), name
+
+
+def test_a_space_is_widened_for_what_lies_outside() -> None:
+    space: Space = {"a": Range(1.0, 2.0, log=True), "b": Whole(1, 2), "c": Choice((1, 2)), "d": Whole(1, 2)}
+    wide = including(space, {"a": 0.5, "b": 3, "c": 4, "d": 1})
+    assert wide == {"a": Range(0.5, 2.0, log=True), "b": Whole(1, 3), "c": Choice((1, 2, 4)), "d": Whole(1, 2)}
 
 
 def test_settings_reach_the_config_that_has_them() -> None:
