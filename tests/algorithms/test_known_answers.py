@@ -14,20 +14,30 @@ from rlcourse.algorithms.dqn import DQN, DQNConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
 from rlcourse.environments import known_answers as known
 from rlcourse.randomness import Seeds
-from rlcourse.vocabulary import Batch, Learner, TaskSpec
+from rlcourse.vocabulary import Batch, DiscreteLearner, TaskSpec
 
-Make = Callable[[TaskSpec], Learner]
+Make = Callable[[TaskSpec], DiscreteLearner]
 ONE = torch.ones(1, 1)
 
 LEARNERS: dict[str, Make] = {
     "bc": lambda spec: BC(spec, BCConfig(hidden=(16,))),
     "cql": lambda spec: CQL(spec, CQLConfig(hidden=(16,), alpha=0.0, target_rate=0.2, learning_rate=5e-3)),
     "dqn": lambda spec: DQN(spec, DQNConfig(hidden=(16,), target_rate=0.2, learning_rate=5e-3)),
+    "dqn, not double": lambda spec: DQN(
+        spec, DQNConfig(hidden=(16,), target_rate=0.2, learning_rate=5e-3, double=False)
+    ),
+    "dqn, dueling": lambda spec: DQN(spec, DQNConfig(hidden=(16,), target_rate=0.2, learning_rate=5e-3, dueling=True)),
+    "dqn, copied target": lambda spec: DQN(
+        spec, DQNConfig(hidden=(16,), target_rate=1.0, target_every=7, learning_rate=5e-3, maximum_gradient=10.0)
+    ),
     "iql": lambda spec: IQL(spec, IQLConfig(hidden=(16,), tau=0.5, target_rate=0.2, learning_rate=5e-3)),
 }
 
 
-def trained(make: Make, batch: Batch, *, updates: int = 400, num_actions: int = 2) -> Learner:
+VALUES_ACTIONS = [name for name in LEARNERS if name.startswith(("cql", "dqn"))]
+
+
+def trained(make: Make, batch: Batch, *, updates: int = 400, num_actions: int = 2) -> DiscreteLearner:
     with Seeds(0).initialising("networks"):
         learner = make(known.spec_of(batch, num_actions))
     for update in range(updates):
@@ -36,7 +46,7 @@ def trained(make: Make, batch: Batch, *, updates: int = 400, num_actions: int = 
     return learner
 
 
-@pytest.mark.parametrize("name", ["cql", "dqn"])
+@pytest.mark.parametrize("name", VALUES_ACTIONS)
 def test_a_reward_of_one_for_ever_is_worth_its_series(name: str) -> None:
     batch, value = known.self_loop(0.8)
     learner = trained(LEARNERS[name], batch)
@@ -49,7 +59,7 @@ def test_iql_values_the_self_loop_too() -> None:
     assert learner.value(ONE).item() == pytest.approx(value, rel=0.02)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["cql", "dqn"])
+@pytest.mark.parametrize("name", VALUES_ACTIONS)
 def test_the_chain_ends_where_it_ends(name: str) -> None:
     batch, values = known.chain(0.9)
     learner = trained(LEARNERS[name], batch, updates=600)
@@ -66,7 +76,7 @@ def test_treating_the_time_limit_as_death_would_change_the_answer() -> None:
     assert value == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("name", ["cql", "dqn", "iql"])
+@pytest.mark.parametrize("name", [*VALUES_ACTIONS, "iql"])
 def test_the_best_arm_is_found(name: str) -> None:
     batch, best = known.bandit([0.2, 1.0, 0.5])
     learner = trained(LEARNERS[name], batch, num_actions=3)
@@ -122,6 +132,31 @@ def test_a_checkpoint_brings_everything_back_the_target_included(name: str) -> N
     assert len(flat_one) == len(flat_two) > 0
     for a, b in zip(flat_one, flat_two, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_copied_target_stands_still_between_two_copies() -> None:
+    batch, _ = known.chain(0.9)
+    learner = trained(LEARNERS["dqn, copied target"], batch, updates=6)
+    assert isinstance(learner, DQN)
+    before = learner.target_q(torch.eye(2))
+    assert not torch.equal(before, learner.q(torch.eye(2)))
+    learner.update(batch)  # the seventh
+    assert not torch.equal(learner.target_q(torch.eye(2)), before)
+    assert torch.equal(learner.target_q(torch.eye(2)), learner.q(torch.eye(2)))
+
+
+def test_only_the_double_estimate_asks_both_networks() -> None:
+    batch, _ = known.bandit([0.0, 0.0], size=4)
+    for double, expected in ((True, 2.0), (False, 5.0)):
+        learner = DQN(known.spec_of(batch), DQNConfig(hidden=(), double=double))
+        for network, values in ((learner.q, [1.0, 3.0]), (learner.target_q, [5.0, 2.0])):
+            linear = network.layers[0]
+            assert isinstance(linear, torch.nn.Linear)
+            with torch.no_grad():
+                linear.weight.zero_()
+                linear.bias.copy_(torch.tensor(values))
+        going = Batch(batch.obs, batch.action, torch.ones(4), torch.full((4,), 0.5), batch.next_obs)
+        torch.testing.assert_close(learner.target(going), torch.full((4,), 1.0 + 0.5 * expected))
 
 
 def _tensors(state: object) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from rlcourse.networks import (
     ValueNetwork,
     adam,
     anneal_,
+    clip_gradients_,
     frozen_copy,
     mlp,
     polyak_update_,
@@ -131,3 +132,39 @@ def test_annealing_counts_from_the_first_rate_and_not_from_the_last() -> None:
         assert optimiser.param_groups[0]["lr"] == pytest.approx(0.1 * fraction)
     with pytest.raises(ConfigError):
         adam(torch.nn.Linear(1, 1).parameters(), 0.0)
+
+
+def with_gradients(*gradients: float | None) -> list[torch.nn.Parameter]:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = None if gradient is None else torch.tensor([gradient])
+    return parameters
+
+
+@pytest.mark.parametrize(("maximum", "expected"), [(1.0, [0.6, 0.8]), (5.0, [3.0, 4.0]), (100.0, [3.0, 4.0])])
+def test_long_gradients_are_shortened_together_and_short_ones_are_left_alone(
+    maximum: float, expected: list[float]
+) -> None:
+    parameters = with_gradients(3.0, None, 4.0)
+    assert clip_gradients_(parameters, maximum).item() == pytest.approx(5.0)
+    found = [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_of_zero_stay_zero() -> None:
+    parameters = with_gradients(0.0, 0.0)
+    assert clip_gradients_(parameters, 1.0).item() == 0.0
+    assert [parameter.grad.item() for parameter in parameters if parameter.grad is not None] == [0.0, 0.0]
+
+
+def test_clipping_agrees_with_torch() -> None:
+    generator = Seeds(0).torch("gradients")
+    one, two = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        a.grad = torch.randn(a.shape, generator=generator)
+        b.grad = a.grad.clone()
+    torch.testing.assert_close(
+        clip_gradients_(one.parameters(), 0.5), torch.nn.utils.clip_grad_norm_(two.parameters(), 0.5)
+    )
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)

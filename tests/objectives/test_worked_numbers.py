@@ -10,8 +10,20 @@ from torch import tensor
 
 from rlcourse.environments.known_answers import uniform_expectile
 from rlcourse.errors import ConfigError
-from rlcourse.objectives.policies import advantage_weights, categorical_entropy, negative_log_likelihood
-from rlcourse.objectives.returns import discounted_returns, discounts, n_step_rewards
+from rlcourse.objectives.policies import (
+    advantage_weights,
+    categorical_entropy,
+    categorical_log_probability,
+    clipped_surrogate,
+    gaussian_entropy,
+    gaussian_log_probability,
+    kl_estimate,
+    masked_logits,
+    negative_log_likelihood,
+    normalised_advantages,
+    squashing_correction,
+)
+from rlcourse.objectives.returns import discounted_returns, discounts, generalised_advantages, n_step_rewards
 from rlcourse.objectives.values import (
     bellman_target,
     conservative_penalty,
@@ -21,9 +33,10 @@ from rlcourse.objectives.values import (
 )
 
 LN3 = math.log(3.0)
+ONES = torch.ones(2)
 
 
-def close(actual: torch.Tensor, expected: list[float] | float) -> None:
+def close(actual: torch.Tensor, expected: object) -> None:
     torch.testing.assert_close(actual, tensor(expected, dtype=actual.dtype), rtol=0, atol=1e-5)
 
 
@@ -121,9 +134,106 @@ def test_categorical_entropy() -> None:
     close(categorical_entropy(tensor([[5.0, 5.0]])), [math.log(2.0)])
 
 
+def test_generalised_advantages() -> None:
+    value, following = tensor([2.0, 3.0]), tensor([3.0, 4.0])
+    half, continues = tensor([0.5, 0.5]), tensor([1.0, 0.0])
+    close(generalised_advantages(tensor([1.0, 1.0]), value, following, half, continues, 0.5), [0.5, 0.0])
+    close(generalised_advantages(tensor([2.0, 3.0]), value, following, half, continues, 0.5), [2.0, 2.0])
+
+
+def test_with_lambda_one_advantages_and_values_add_up_to_the_return() -> None:
+    reward, value = torch.arange(5.0), torch.randn(5, generator=torch.Generator().manual_seed(0))
+    discount, going = torch.full((5,), 0.9), torch.ones(5)
+    following = torch.cat([value[1:], tensor([7.0])])
+    advantage = generalised_advantages(reward, value, following, discount, going, 1.0)
+    torch.testing.assert_close(advantage + value, discounted_returns(reward, discount, tensor(7.0)))
+
+
+def test_nothing_of_the_next_episode_flows_back_over_a_time_limit() -> None:
+    reward, zeros, continues = tensor([0.0, 1.0, 100.0]), torch.zeros(3), tensor([1.0, 0.0, 1.0])
+    following = tensor([0.0, 10.0, 0.0])  # 10 is what the episode that was cut off was about to see
+    close(generalised_advantages(reward, zeros, following, torch.full((3,), 0.5), continues, 1.0), [3.0, 6.0, 100.0])
+
+
+def test_categorical_log_probability() -> None:
+    close(categorical_log_probability(tensor([[0.0, LN3]]), tensor([1])), [math.log(0.75)])
+    assert categorical_log_probability(torch.zeros(4, 5, 3), torch.zeros(4, 5, dtype=torch.int64)).shape == (4, 5)
+
+
+def test_masked_logits() -> None:
+    logits = masked_logits(tensor([[0.0, LN3, 5.0]]), tensor([[True, True, False]]))
+    close(logits.softmax(-1), [[0.25, 0.75, 0.0]])
+    close(categorical_entropy(logits), [math.log(4.0) - 0.75 * LN3])  # and not NaN
+
+
+def test_what_is_forbidden_learns_nothing() -> None:
+    logits = tensor([[0.0, LN3, 5.0]], requires_grad=True)
+    masked = masked_logits(logits, tensor([[True, True, False]]))
+    (categorical_log_probability(masked, tensor([0])) + categorical_entropy(masked)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 2] == 0.0
+    assert (logits.grad[0, :2] != 0.0).all()
+
+
+def test_gaussian_log_probability() -> None:
+    close(gaussian_log_probability(tensor([[0.0]]), tensor([0.0]), tensor([[1.0]])), [-1.4189385])
+    # Two numbers: the log-densities add up. The second is standard deviation 2, in its middle.
+    found = gaussian_log_probability(tensor([[0.0, 5.0]]), tensor([0.0, math.log(2.0)]), tensor([[1.0, 5.0]]))
+    close(found, [-1.4189385 - 0.9189385 - math.log(2.0)])
+
+
+def test_gaussian_entropy() -> None:
+    close(gaussian_entropy(tensor([0.0])), 1.4189385)
+    close(gaussian_entropy(tensor([0.0, math.log(2.0)])), 2 * 1.4189385 + math.log(2.0))
+
+
+def test_squashing_correction() -> None:
+    close(squashing_correction(tensor([[0.0], [10.0]])), [0.0, -18.6137056])
+    assert (1.0 - tensor([10.0]).tanh().square()).log().isneginf().all(), (
+        "the naive form would do, and the test is idle"
+    )
+    close(squashing_correction(tensor([[0.3, -0.7]])), [2 * -math.log(math.cosh(0.3)) - 2 * math.log(math.cosh(0.7))])
+
+
+def test_normalised_advantages() -> None:
+    close(normalised_advantages(tensor([1.0, 2.0, 3.0])), [-1.0, 0.0, 1.0])
+    # Over all samples: which of the two environments went better is kept.
+    close(normalised_advantages(tensor([[1.0, 3.0], [1.0, 3.0]])), [[-(0.75**0.5), 0.75**0.5]] * 2)
+    close(normalised_advantages(torch.full((4,), 7.0)), [0.0] * 4)
+
+
+def test_clipped_surrogate() -> None:
+    new, old = torch.full((2,), math.log(1.5)), torch.zeros(2)
+    close(clipped_surrogate(new, old, tensor([2.0, -2.0]), 0.2), [2.4, -3.0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "learns"), [(1.5, 2, 0), (1.5, -2, 1), (0.5, 2, 1), (0.5, -2, 0), (1, 2, 1)]
+)
+def test_the_clip_holds_where_the_step_has_paid_and_never_where_it_has_cost(
+    ratio: float, advantage: float, learns: float
+) -> None:
+    new = tensor([math.log(ratio)], requires_grad=True)
+    clipped_surrogate(new, torch.zeros(1), tensor([float(advantage)]), 0.2).sum().backward()
+    assert new.grad is not None
+    close(new.grad, [learns * ratio * advantage])
+
+
+def test_kl_estimate() -> None:
+    close(kl_estimate(tensor([math.log(2.0), 0.0]), torch.zeros(2)), [1.0 - math.log(2.0), 0.0])
+
+
+def test_the_mean_of_the_kl_estimate_is_the_divergence() -> None:
+    old, new = tensor([0.5, 0.3, 0.2]).log(), tensor([0.2, 0.2, 0.6]).log()
+    estimate = kl_estimate(new, old)  # of each action; the old policy's probabilities weigh them
+    assert (estimate > 0).all()
+    torch.testing.assert_close((old.exp() * estimate).sum(), (old.exp() * (old - new)).sum())
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        lambda: generalised_advantages(ONES, ONES, ONES, ONES, ONES, 1.5),
         lambda: discounts(tensor([True]), 1.5),
         lambda: expectile_loss(tensor([1.0]), 1.0),
         lambda: advantage_weights(tensor([1.0]), -1.0),
