@@ -117,6 +117,13 @@ def test_difference_of_scalars_is_strict_about_types() -> None:
     assert difference(encode((1, 2)), encode((1,)), 1e-4, 1e-5) == "shape"
 
 
+def test_only_infinity_is_infinite() -> None:
+    for wanted in (math.inf, -math.inf):
+        assert difference(encode(wanted), encode(wanted), 1e-4, 1e-5) == ""
+        for got in (0.0, 1e300, -wanted, math.nan):
+            assert difference(encode(got), encode(wanted), 1e-4, 1e-5) == "value"
+
+
 def test_call_reports_value_gradient_and_changes() -> None:
     def double_and_spoil(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         y.zero_()
