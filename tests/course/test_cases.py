@@ -30,7 +30,7 @@ def outcome(function: object, exercise: Exercise, arguments: object) -> Plain:
 
 
 def test_there_are_enough_of_both_kinds() -> None:
-    for file in ("ch03_behavioural_cloning", "ch04_cql", "ch05_iql"):
+    for file in ("ch02_baselines", "ch03_behavioural_cloning", "ch04_cql", "ch05_iql"):
         kinds = [exercise.kind for exercise in exercises_of(file)]
         assert kinds.count("function") >= 3
         assert kinds.count("hunt") >= 1
