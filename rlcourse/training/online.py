@@ -54,8 +54,16 @@ _DEFAULTS: dict[str, OnlineSettings] = {
     "ppo": OnlineSettings(PPOConfig(), OnPolicyConfig()),
     "dqn": OnlineSettings(DQNConfig(), OffPolicyConfig()),
     "sac": OnlineSettings(
-        SACConfig(hidden=(64, 64), learning_rate=2e-3),
-        OffPolicyConfig(num_steps=20_000, num_envs=8, steps_per_update=2, batch_size=256, n_step=1, eval_every=2_000),
+        SACConfig(hidden=(64, 64), learning_rate=2e-3, target_rate=0.01),
+        OffPolicyConfig(
+            num_steps=20_000,
+            num_envs=8,
+            steps_per_update=2,
+            batch_size=256,
+            n_step=1,
+            eval_every=2_000,
+            anneal=True,
+        ),
     ),
 }
 
