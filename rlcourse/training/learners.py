@@ -30,7 +30,9 @@ class OfflineConfigs:
     """Implicit Q-learning."""
 
 
-def offline_learner(algorithm: str, spec: TaskSpec, seeds: Seeds, configs: OfflineConfigs | None = None) -> DiscreteLearner:
+def offline_learner(
+    algorithm: str, spec: TaskSpec, seeds: Seeds, configs: OfflineConfigs | None = None
+) -> DiscreteLearner:
     """A fresh learner whose first weights follow from the stream ``"networks"`` of ``seeds``.
 
     Raises:

@@ -11,6 +11,7 @@ from rlcourse.training.search_spaces import (
     SEARCH_SPACES,
     Choice,
     Range,
+    Space,
     Whole,
     including,
     search_space,
