@@ -18,7 +18,7 @@ from rlcourse.recipes.benchmark_report import describe, readable
 from rlcourse.recipes.command_line import main
 from rlcourse.recipes.parallel import cores
 
-SHORT = ("--num-steps", "512", "--jobs", "1", "--device", "cpu")
+SHORT = ("--num-steps", "1024", "--jobs", "1", "--device", "cpu")
 
 
 def benchmark(folder: Path, *words: str, status: int = 0) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_table_report_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [(row["algorithm"], row["seed"]) for row in found["results"]] == wanted
     for row in found["results"]:
         assert row["env"] == "CartPole-v1" and row["best"] >= row["last"] > 0
-        assert row["steps"] == (0 if row["algorithm"] == "random" else 512)
+        assert row["steps"] == (0 if row["algorithm"] == "random" else 1_024)
         assert row["curve"][-1] == [row["steps"], row["last"]]
         assert row["cpu_seconds"] == pytest.approx(row["cpu_curve"][-1][0], abs=1e-3)
     assert [row["algorithm"] for row in found["summary"]] == ["ppo", "sb3-ppo", "random"]
