@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -78,8 +79,9 @@ class Descent:
                 self._adam(gradients)
             return length, kept
 
-        compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(step, fullgraph=True)
-
+        # The compiler counts versions by code object and gives up after eight; a ninth learner deserves its own count.
+        own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
+        compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(own, fullgraph=True)
         torch._dynamo.config.trace_autograd_ops = True  # lets the compiler follow autograd.grad
         return compiled
 

@@ -68,3 +68,11 @@ def test_compiled_and_plain_steps_agree_and_read_each_others_moments() -> None:
         fused.step(X, Y)
     for a, b in zip(plain.weights, fused.weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_a_process_may_compile_more_learners_than_the_compiler_allows_versions() -> None:
+    for _ in range(10):
+        length, _ = descent(compiled=True).step(X, Y)
+        assert length > 0
