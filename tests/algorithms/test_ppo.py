@@ -159,6 +159,8 @@ def test_a_forbidden_arm_is_never_pulled_and_nothing_is_learned_of_it() -> None:
         rollout = collector.collect(learner.policy, 8)
         assert rollout.action_mask is not None and rollout.action_mask.shape == (8, 16, 3)
         assert (rollout.action < 2).all()
+        log_probability, _, _ = learner.network(learner.judge(rollout)[0])
+        torch.testing.assert_close(rollout.log_probability.flatten(), log_probability.detach())  # among what is allowed
         learner.update(rollout)
     assert torch.equal(logits.weight[2], before)
     assert isinstance(learner.policy, MaskedPolicy)
@@ -241,6 +243,17 @@ def numbered(steps: int = 10, envs: int = 6) -> Rollout:
         next_obs=number.unsqueeze(-1) + 1,
         starts=zeros.bool(),
     )
+
+
+def test_the_value_of_what_follows_is_that_of_what_truly_followed() -> None:
+    """Not of the next row, which may be another episode's first."""
+    learner = made(SelfLoop(6), PPOConfig(lambda_=0.0))
+    rollout = numbered()
+    rollout = replace(rollout, next_obs=100.0 - rollout.obs)
+    following = learner.network.critic(100.0 - rollout.obs).detach()
+    samples, _ = learner.judge(rollout)
+    torch.testing.assert_close(samples.target, (rollout.reward + GAMMA * following).flatten())
+    torch.testing.assert_close(samples.advantage, samples.target - learner.network.critic(samples.obs).detach())
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(20, [20, 20, 20]), (16, [16, 16, 16, 12]), (60, [60]), (500, [60])])
