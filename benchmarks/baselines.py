@@ -188,7 +188,7 @@ def equal_ppo(num_envs: int, num_steps: int) -> tuple[OnlineSettings, Sb3Setting
         "gamma": loop.gamma,
         "gae_lambda": learner.lambda_,
     }
-    return OnlineSettings(learner, loop), Sb3Settings(
+    return OnlineSettings(learner, loop, scaled=False), Sb3Settings(
         num_steps=num_steps, num_envs=num_envs, eval_every=num_steps // 4, eval_episodes=1, arguments=arguments
     )
 
@@ -244,7 +244,7 @@ def equal_dqn(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
         "max_grad_norm": learner.maximum_gradient,
     }
     theirs = Sb3Settings(num_steps=num_steps, num_envs=16, eval_every=every, arguments=arguments)
-    return OnlineSettings(learner, loop), theirs
+    return OnlineSettings(learner, loop, scaled=False), theirs
 
 
 def dqn_sides(both: tuple[OnlineSettings, Sb3Settings]) -> dict[str, Train]:
@@ -296,7 +296,7 @@ def equal_sac(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
         "gradient_steps": 1,
         "policy_kwargs": {"net_arch": [256, 256]},
     }
-    return OnlineSettings(learner, loop), Sb3Settings(
+    return OnlineSettings(learner, loop, scaled=False), Sb3Settings(
         num_steps=num_steps, eval_every=num_steps // 4, eval_episodes=1, arguments=arguments
     )
 
@@ -322,11 +322,20 @@ def speed_table(found: Mapping[str, Mapping[str, list[float]]]) -> str:
     """Medians, ranges, and the median of the ratios within a round."""
     rows = []
     for what, rates in found.items():
+        mine = [side for side in (OURS, COMPILED) if side in rates]
         for side, each in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(rates[OURS], each, strict=True))
-            shown = "" if side == OURS else f"**{ratio:.2f}**"
-            rows.append([what, side, f"{statistics.median(each):,.0f}", f"{min(each):,.0f} to {max(each):,.0f}", shown])
-    return markdown_table(["", "", "steps/s", "range", "this package divided by it"], rows)
+            ratios = [
+                ""
+                if side in mine
+                else f"**{statistics.median(a / b for a, b in zip(rates[us], each, strict=True)):.2f}**"
+                for us in mine
+            ]
+            ratios += [""] * (2 - len(ratios))
+            rows.append(
+                [what, side, f"{statistics.median(each):,.0f}", f"{min(each):,.0f} to {max(each):,.0f}", *ratios]
+            )
+    header = ["", "", "steps/s", "range", "ours divided by it", "ours, compiled, divided by it"]
+    return markdown_table(header, rows)
 
 
 def our_training(algorithm: str, env_id: str, settings: OnlineSettings) -> Train:

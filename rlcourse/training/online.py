@@ -24,7 +24,7 @@ from rlcourse.training.off_policy import OffPolicyConfig, train_off_policy
 from rlcourse.training.on_policy import OnPolicyConfig, train_on_policy
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun, task_spec
 from rlcourse.training.scripted import scripted_policy
-from rlcourse.vocabulary import ContinuousActions, Policy, Tracker
+from rlcourse.vocabulary import ContinuousActions, Policy, TaskSpec, Tracker
 
 OnlineAlgorithm = Literal["ppo", "dqn", "sac", "random", "scripted"]
 ONLINE_ALGORITHMS: tuple[OnlineAlgorithm, ...] = get_args(OnlineAlgorithm)
@@ -41,6 +41,8 @@ class OnlineSettings:
 
     learner: LearnerConfig
     loop: LoopConfig
+    scaled: bool = True
+    """Scale observations where the environment says how large they usually are."""
 
     def __post_init__(self) -> None:
         if isinstance(self.learner, PPOConfig) != isinstance(self.loop, OnPolicyConfig):
@@ -150,20 +152,21 @@ def train_online(
     settings = settings or online_settings(algorithm, env_id)
     loop = settings.loop if num_steps is None else replace(settings.loop, num_steps=num_steps)
     env = make(env_id, loop.num_envs, seeds=seeds, device=device)
+    spec = task_spec(env) if settings.scaled else TaskSpec.unscaled(env.obs_size, env.actions, env.device)
     with wide_products(max(settings.learner.hidden)):
         if isinstance(loop, OnPolicyConfig):
             assert isinstance(settings.learner, PPOConfig)
             shuffling = seeds.torch("minibatches", device)
             with seeds.initialising("networks"):
-                ppo = PPO(task_spec(env), settings.learner, generator=shuffling)
+                ppo = PPO(spec, settings.learner, generator=shuffling)
             return train_on_policy(ppo, env, loop, seeds=seeds, tracker=tracker, stop=stop), ppo.policy
         learner: DQN | SAC
         with seeds.initialising("networks"):
             if isinstance(settings.learner, SACConfig):
-                learner = SAC(task_spec(env), settings.learner, generator=seeds.torch("policy", device))
+                learner = SAC(spec, settings.learner, generator=seeds.torch("policy", device))
             else:
                 assert isinstance(settings.learner, DQNConfig)
-                learner = DQN(task_spec(env), settings.learner)
+                learner = DQN(spec, settings.learner)
         return train_off_policy(learner, env, loop, seeds=seeds, tracker=tracker, stop=stop), learner.policy
 
 
