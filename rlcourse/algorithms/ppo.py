@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, ShapeError
 from rlcourse.networks import (
     Activation,
     CategoricalPolicy,
@@ -150,6 +150,11 @@ class PPO:
 
     def update(self, rollout: Rollout) -> Metrics:
         """Judge what was done, then improve on it for some epochs."""
+        if rollout.num_steps < 2 or (self.config.memory and rollout.reward.shape[0] < 2):
+            raise ShapeError(
+                f"A rollout of {tuple(rollout.reward.shape)} steps has no spread to normalise advantages by.",
+                mend="Collect at least 2 steps in all, and with a memory 2 of each environment.",
+            )
         samples, explained = self.judge(rollout)
         part, length = samples, explained
         for _ in range(self.config.epochs):

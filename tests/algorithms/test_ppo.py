@@ -13,7 +13,7 @@ from rlcourse.algorithms.dqn import DQN
 from rlcourse.algorithms.ppo import PPO, PPOConfig
 from rlcourse.environments import BatchedEnvironment
 from rlcourse.environments.tensor_program import TensorProgram
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, ShapeError
 from rlcourse.experience.on_policy import RolloutCollector
 from rlcourse.randomness import Seeds
 from rlcourse.vocabulary import (
@@ -381,3 +381,13 @@ def test_the_entropy_bonus_keeps_the_policy_undecided() -> None:
         p = learner.policy.probabilities(ONE)[0]
         entropies.append(-(p * p.log()).sum().item())
     assert entropies[0] < 0.5 < 0.9 < entropies[1]
+
+
+@pytest.mark.parametrize(("num_envs", "steps", "memory"), [(1, 1, 0), (4, 1, 8)])
+def test_a_rollout_without_a_spread_is_refused_before_it_ruins_the_weights(
+    num_envs: int, steps: int, memory: int
+) -> None:
+    env = Bandit(num_envs)
+    learner = made(env, PPOConfig(hidden=(8,), memory=memory))
+    with pytest.raises(ShapeError, match="no spread"):
+        learner.update(collector_of(env).collect(learner.policy, steps))
