@@ -110,7 +110,7 @@ def _including(bounds: Range | Whole | Choice, value: Any) -> Range | Whole | Ch
     return replace(bounds, low=min(bounds.low, value), high=max(bounds.high, value))
 
 
-Config = TypeVar("Config")
+C = TypeVar("C")
 
 
 def settings_of(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def settings_of(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in names if name in found}
 
 
-def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
+def with_settings(config: C, values: Mapping[str, Any]) -> C:
     """A copy of a nested config in which the fields of these names have these values.
 
     Raises:
@@ -135,7 +135,7 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
         raise ConfigError(
             f"{type(config).__name__} has no setting {', '.join(sorted(missing))}.", mend="Name one that it has."
         )
-    changed: Config = _replaced(config, values)
+    changed: C = _replaced(config, values)
     return changed
 
 
