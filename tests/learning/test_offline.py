@@ -1,6 +1,8 @@
 """Learning runs: on logs that hold something to improve on, CQL and IQL beat cloning beyond their intervals.
 
-One set of defaults, 100,000 transitions, five seeds; the command line does the work, as a reader would.
+On the logs of one steady author they are no worse than the clone: the intervals overlap, or theirs lies above.
+
+One set of defaults for all; the command line does the work, as a reader would.
 """
 
 from __future__ import annotations
@@ -15,23 +17,34 @@ from rlcourse.recipes.command_line import main
 
 pytestmark = pytest.mark.slow
 
+GRACE = 5.0
+"""One percent of the largest return: whether a pole falls in one episode of a hundred hangs on the last bits of sums."""
 
-def compared(quality: str, folder: Path) -> dict[str, dict[str, Any]]:
+
+def compared(quality: str, folder: Path, *, transitions: int = 100_000, seeds: int = 5) -> dict[str, Any]:
+    """The report of one comparison."""
     name, report = f"cartpole/{quality}-v0", folder / "report.json"
     shared = ["--root", str(folder / "data")]
-    assert main(["offline", "generate", "--quality", quality, "--transitions", "100000", *shared]) == 0
-    words = ["--dataset", name, "--seeds", "5", "--output", str(folder / "runs"), "--json", str(report)]
-    assert main(["offline", "compare", *words, *shared]) == 0
-    content = json.loads(report.read_text())
-    assert len(content["results"]) == 15
-    assert content["verdict"]["better_than_baseline"]
+    assert main(["offline", "generate", "--quality", quality, "--transitions", str(transitions), *shared]) == 0
+    words = ["--dataset", name, "--seeds", str(seeds), "--output", str(folder / "runs"), "--json", str(report)]
+    once = ["--eval-every", "12000"]  # nothing but the end is looked at here
+    assert main(["offline", "compare", *words, *once, *shared]) == 0
+    content: dict[str, Any] = json.loads(report.read_text())
+    assert len(content["results"]) == 3 * seeds
     assert (folder / "runs" / "policy" / "policy.json").exists()
-    return {row["algorithm"]: row for row in content["summary"]}
+    return content
+
+
+def rows(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The summaries of BC, CQL and IQL."""
+    found = {row["algorithm"]: row for row in content["summary"]}
+    return found["bc"], found["cql"], found["iql"]
 
 
 def test_on_replay_both_beat_cloning_and_one_solves_the_task(tmp_path: Path) -> None:
-    summary = compared("replay", tmp_path)
-    bc, cql, iql = (summary[name] for name in ("bc", "cql", "iql"))
+    content = compared("replay", tmp_path)
+    assert content["verdict"]["better_than_baseline"]
+    bc, cql, iql = rows(content)
     assert cql["ci_low"] > bc["ci_high"]
     assert iql["ci_low"] > bc["ci_high"]
     assert min(cql["iqm"], iql["iqm"]) >= 400
@@ -39,7 +52,15 @@ def test_on_replay_both_beat_cloning_and_one_solves_the_task(tmp_path: Path) -> 
 
 
 def test_on_mixed_both_beat_cloning(tmp_path: Path) -> None:
-    summary = compared("mixed", tmp_path)
-    bc, cql, iql = (summary[name] for name in ("bc", "cql", "iql"))
+    content = compared("mixed", tmp_path)
+    assert content["verdict"]["better_than_baseline"]
+    bc, cql, iql = rows(content)
     assert cql["ci_low"] > bc["ci_high"]
     assert iql["ci_low"] > bc["ci_high"]
+
+
+@pytest.mark.parametrize("quality", ["medium", "expert"])
+def test_on_the_log_of_one_author_neither_is_worse_than_cloning(quality: str, tmp_path: Path) -> None:
+    bc, cql, iql = rows(compared(quality, tmp_path, transitions=50_000, seeds=3))
+    assert cql["ci_high"] >= bc["ci_low"] - GRACE
+    assert iql["ci_high"] >= bc["ci_low"] - GRACE
