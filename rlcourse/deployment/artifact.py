@@ -68,7 +68,8 @@ class PolicyArtifact:
         network = policy.logits if isinstance(policy, CategoricalPolicy) else getattr(policy, "q", None)
         if not isinstance(network, LogitsNetwork | QNetwork):
             raise ArtifactError(
-                f"A {type(policy).__name__} cannot be saved.", mend="Save the policy of a BC, CQL, IQL, DQN or memoryless discrete PPO learner."
+                f"A {type(policy).__name__} cannot be saved.",
+                mend="Save the policy of a BC, CQL, IQL, DQN or memoryless discrete PPO learner.",
             )
         linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
         return cls(

@@ -67,7 +67,10 @@ def test_the_seed_decides_everything() -> None:
     two, second, _ = trained()
     other, _, _ = trained(seed=1)
     untimed = [
-        [(step, {name: value for name, value in row.items() if not name.startswith("time/")}) for step, row in kept.rows]
+        [
+            (step, {name: value for name, value in row.items() if not name.startswith("time/")})
+            for step, row in kept.rows
+        ]
         for kept in (first, second)
     ]
     assert untimed[0] == untimed[1]
