@@ -1,7 +1,8 @@
 """What matters when BC, CQL and IQL learn CartPole from logs: the study in chapter 5.
 
     python benchmarks/offline_study.py main        four data sets, five seeds, one set of defaults
-    python benchmarks/offline_study.py ablation    the same with one setting changed at a time
+    python benchmarks/offline_study.py ablation    the same with one setting of a method changed at a time
+    python benchmarks/offline_study.py training    the same for how long is trained, and on what
     python benchmarks/offline_study.py logs        the same defaults on logs made with other seeds
 
 Each writes a table to book/results/. The data sets are made on first use, under the Minari root; finished runs are
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,6 @@ ABLATIONS = (
     Variant("n-step 1 (default 3)", ("cql", "iql"), ("--n-step", "1")),
     Variant("n-step 5", ("cql", "iql"), ("--n-step", "5")),
     Variant("gamma 0.98 (default 0.99)", ("cql", "iql"), ("--gamma", "0.98")),
-    Variant("4,000 updates (default 12,000)", ("cql", "iql"), ("--updates", "4000")),
-    Variant("30,000 updates", ("cql", "iql"), ("--updates", "30000")),
-    Variant("observations not normalised", ("cql", "iql"), ("--no-normalise",)),
     Variant("learning rate not annealed", ("cql", "iql"), ("--no-anneal",)),
     Variant(
         "target rate 0.05 (default 0.01)",
@@ -56,18 +55,27 @@ ABLATIONS = (
     Variant("inverse temperature 1 (default 10)", ("iql",), ("--iql.inverse-temperature", "1")),
 )
 
+TRAINING = (
+    Variant("defaults", ("cql", "iql")),
+    Variant("4,000 updates (default 12,000)", ("cql", "iql"), ("--updates", "4000")),
+    Variant("30,000 updates", ("cql", "iql"), ("--updates", "30000")),
+    Variant("observations not normalised", ("cql", "iql"), ("--no-normalise",)),
+)
+
 
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("main", "ablation", "logs"))
+    parser.add_argument("part", choices=("main", "ablation", "training", "logs"))
     parser.add_argument("--seeds", type=int)
     arguments = parser.parse_args()
     command = f"python benchmarks/offline_study.py {arguments.part}"
     if arguments.part == "main":
         study(arguments.seeds or 5, command)
     elif arguments.part == "ablation":
-        ablation(arguments.seeds or 3, command)
+        ablation(ABLATIONS, "offline_ablation", arguments.seeds or 3, command)
+    elif arguments.part == "training":
+        ablation(TRAINING, "offline_training", arguments.seeds or 3, command)
     else:
         logs(arguments.seeds or 3, command)
     return 0
@@ -95,18 +103,18 @@ def study(seeds: int, command: str) -> None:
     write_result("offline_study", body, command=command, data={"reports": reports})
 
 
-def ablation(seeds: int, command: str) -> None:
+def ablation(variants: Sequence[Variant], result: str, seeds: int, command: str) -> None:
     """One setting changed at a time."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     qualities = ("replay", "mixed")
     for quality in qualities:
-        for variant in ABLATIONS:
+        for variant in variants:
             report = compare(dataset(quality, 0), seeds, ("bc", *variant.algorithms), *variant.options)
             for row in report["summary"]:
                 found.setdefault(f"{row['algorithm']}/{variant.name}", {})[quality] = row
     rows = []
     for algorithm in ("cql", "iql"):
-        for variant in ABLATIONS:
+        for variant in variants:
             if algorithm in variant.algorithms:
                 cells = [found[f"{algorithm}/{variant.name}"][quality] for quality in qualities]
                 rows.append([algorithm.upper(), variant.name, *(_cell(cell) for cell in cells)])
@@ -115,7 +123,7 @@ def ablation(seeds: int, command: str) -> None:
         "make a rough interval: it cannot leave their range.\n\n"
         + markdown_table(["method", "changed", *qualities], rows)
     )
-    write_result("offline_ablation", body, command=command, data={"summaries": found})
+    write_result(result, body, command=command, data={"summaries": found})
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     ("tuning.py",),
     ("site.py",),
     ("offline_study.py", "ablation"),
+    ("offline_study.py", "training"),
     ("offline_study.py", "logs"),
 )
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,11 @@ def test_a_worker_that_is_killed_is_named(program: Path) -> None:
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_the_command(program: Path, blow: signal.Signals) -> None:
+def test_no_worker_outlives_the_command(program: Path, blow: signal.Signals, hear_ctrl_c: Callable[[], None]) -> None:
     command = [sys.executable, str(program), "2", "a", "slow", "slower"]
-    process = subprocess.Popen(command, cwd=program.parent, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=program.parent, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     log = program.parent / "log"
     wait_for(lambda: log.exists() and log.read_text().count("slow") == 2)
     # Ctrl-C on a terminal reaches the whole group; SIGKILL the one it is sent to.

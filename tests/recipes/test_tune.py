@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,12 @@ def test_wrong_words_are_told_before_any_work(
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_130_and_leaves_no_process_and_no_half_trial(tmp_path: Path) -> None:
+def test_ctrl_c_is_130_and_leaves_no_process_and_no_half_trial(tmp_path: Path, hear_ctrl_c: Callable[[], None]) -> None:
     words = ["--num-steps", "200000", "--n-trials", "6", "--n-jobs", "2", "--storage", str(tmp_path / "a")]
     command = [sys.executable, "-m", "rlcourse.recipes.command_line", "tune", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     until = time.monotonic() + 90
     while len(list(tmp_path.glob("a.worker-*"))) < 2:
         assert time.monotonic() < until and process.poll() is None
