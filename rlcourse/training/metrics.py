@@ -18,9 +18,10 @@ class Metric:
     unit: str
     better: Literal["higher", "lower", "neither"]
     logged_by: tuple[str, ...]
-    """Names of algorithms, or of loops: offline, off-policy, on-policy."""
+    """Names of algorithms, or of loops (offline, off-policy, on-policy)."""
 
 
+# Every name that the loops and learners of this package log; the reference shows it as its table.
 METRICS: dict[str, Metric] = {
     "eval/greedy_return": Metric(
         "Mean undiscounted return of the policy that always takes its favourite action.",
@@ -103,10 +104,6 @@ METRICS: dict[str, Metric] = {
         "Worth of a nat of entropy in reward; it is learned.", "reward per nat", "neither", ("sac",)
     ),
 }
-"""Every name that the loops and learners of this package log.
-
-:meta hide-value:
-"""
 
 
 def metrics_table() -> str:
