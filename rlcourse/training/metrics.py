@@ -107,7 +107,7 @@ METRICS: dict[str, Metric] = {
 
 
 def metrics_table() -> str:
-    """:data:`METRICS` as a Markdown table, in the order of the dictionary."""
+    """The dictionary of metrics as a Markdown table, in the order of the dictionary."""
     lines = ["| name | what it is | unit | better | logged by |", "| --- | --- | --- | --- | --- |"]
     lines += [
         f"| `{name}` | {metric.description} | {metric.unit} | {metric.better} | {', '.join(metric.logged_by)} |"
