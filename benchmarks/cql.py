@@ -42,6 +42,8 @@ ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".venv-d3rlpy"
 HIDDEN, SMALL, BATCH = (256, 256), (64, 64), 256
 SHARE_LIMIT = 0.45
+THEIR_INTERVAL = 8_000
+"""Updates between two copies of d3rlpy's target network, its default."""
 
 
 def main() -> int:
@@ -86,44 +88,52 @@ def speed(episodes: Episodes, log: Path, python: Path, rounds: int, command: str
     switched, products = f"{large}, d3rlpy, oneDNN allowed too", f"{large}, the multiplications alone, oneDNN"
     mkl = f"{large}, the multiplications alone, MKL"
     two, ours_mkl = f"{large}, this package on two threads", f"{large}, this package, MKL"
-    names = (ours, theirs, switched, products, mkl, ours_mkl, two)
+    compiled, copied = f"{large}, this package, compiled", f"{large}, this package, compiled, d3rlpy's target rule"
+    names = (ours, compiled, copied, theirs, switched, products, mkl, ours_mkl, two)
     found: dict[str, list[float]] = {
         name: [] for name in (*names, f"{small}, this package", f"{small}, this package on two threads")
     }
+    plain = our_update(transitions, HIDDEN)
+    with wide_products(HIDDEN[0]):
+        fused = our_update(transitions, HIDDEN, compiled=True)
+        like_them = our_update(transitions, HIDDEN, compiled=True, target_every=THEIR_INTERVAL, target_rate=1.0)
+        fused(), like_them()  # compiles, outside of what is timed
     for _ in range(rounds):
         with wide_products(HIDDEN[0]):
             found[products].append(rate(multiplications()))
-            found[ours].append(rate(our_update(transitions, HIDDEN)))
+            found[ours].append(rate(plain))
+            found[compiled].append(rate(fused))
+            found[copied].append(rate(like_them))
             with torch_threads(2):
-                found[two].append(rate(our_update(transitions, HIDDEN)))
+                found[two].append(rate(plain))
         found[mkl].append(rate(multiplications()))
-        found[ours_mkl].append(rate(our_update(transitions, HIDDEN)))
+        found[ours_mkl].append(rate(plain))
         found[f"{small}, this package"].append(rate(our_update(transitions, SMALL)))
         with torch_threads(2):
             found[f"{small}, this package on two threads"].append(rate(our_update(transitions, SMALL)))
         for name, words in ((theirs, ()), (switched, ("--onednn",))):
             found[name].append(float(peer(python, log, "--updates", "400", *words)["updates_per_second"]))
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(found[ours], rates, strict=True)) for name, rates in found.items()
-    }
     rows = []
     for name, rates in found.items():
-        shown = f"{ratios[name]:.2f}" if name in (theirs, switched, products, mkl) else ""
+        ratio = statistics.median(a / b for a, b in zip(rates, found[theirs], strict=True))
+        shown = f"{ratio:.2f}" if name.startswith(large) else ""
         rows.append([name, f"{statistics.median(rates):.0f}", f"{min(rates):.0f} to {max(rates):.0f}", shown])
     body = (
         f"CQL updates per second, batch {BATCH}, one thread unless said otherwise; median of {rounds} rounds. oneDNN is "
         f"the library that `wide_products` lets torch use; on this machine it keeps float32: "
-        f"{'yes' if products_keep_float32() else 'no, so MKL was used throughout'}.\n\n"
-        + markdown_table(["", "updates per second", "range", "this package divided by it"], rows)
+        f"{'yes' if products_keep_float32() else 'no, so MKL was used throughout'}. d3rlpy copies its target network "
+        f"every {THEIR_INTERVAL} updates, ours follows at every one; in the row that says so it is copied, too.\n\n"
+        + markdown_table(["", "updates per second", "range", "divided by d3rlpy's"], rows)
     )
     write_result("cql_speed", body, command=command, data={"updates_per_second": found})
-    return ratios[products]
+    return statistics.median(a / b for a, b in zip(found[ours], found[products], strict=True))
 
 
-def our_update(transitions: Transitions, hidden: tuple[int, ...]) -> Callable[[], object]:
+def our_update(transitions: Transitions, hidden: tuple[int, ...], **settings: Any) -> Callable[[], object]:
     """One draw and one update of this package's CQL."""
     with Seeds(0).initialising("networks"):
-        learner = CQL(transitions.spec(), CQLConfig(hidden=hidden))
+        learner = CQL(transitions.spec(), CQLConfig(hidden=hidden, **settings))
+    learner.read_ahead(transitions.next_obs)
     drawing = Seeds(0).torch("batches")
     return lambda: learner.update(transitions.sample(BATCH, drawing))
 

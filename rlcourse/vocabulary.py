@@ -88,21 +88,15 @@ class Batch:
     discount: Tensor  # (B,) float: gamma * (1 - terminated)
     next_obs: Tensor  # (B, D) float
     behaviour_probability: Tensor | None = None  # (B,) float: pi_b(action | obs), when it was logged
+    row: Tensor | None = None  # (B,) int64: where in the log each one stands, when it was drawn from one
 
     def __len__(self) -> int:
         return self.action.shape[0]
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        logged = self.behaviour_probability
-        return type(self)(
-            self.obs.to(device),
-            self.action.to(device),
-            self.reward.to(device),
-            self.discount.to(device),
-            self.next_obs.to(device),
-            None if logged is None else logged.to(device),
-        )
+        columns = (getattr(self, column.name) for column in fields(self))
+        return type(self)(*(None if column is None else column.to(device) for column in columns))
 
     def validate(self) -> Self:
         """Check the shapes once, at the seam.
@@ -242,6 +236,15 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
+        ...
+
+
+@runtime_checkable
+class ForesightedLearner(Learner, Protocol):
+    """A learner that gains by seeing a whole log before it draws from it."""
+
+    def read_ahead(self, next_obs: Tensor) -> None:
+        """Be told ``(S, D)``, what every transition of the log leads to, in the order that ``Batch.row`` counts."""
         ...
 
 

@@ -71,14 +71,8 @@ class Transitions:
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` transitions drawn with replacement."""
         index = torch.randint(len(self), (batch_size,), generator=generator, device=self.action.device)
-        return Batch(
-            self.obs[index],
-            self.action[index],
-            self.reward[index],
-            self.discount[index],
-            self.next_obs[index],
-            self.behaviour_probability[index],
-        )
+        columns = (self.obs, self.action, self.reward, self.discount, self.next_obs, self.behaviour_probability)
+        return Batch(*(column.index_select(0, index) for column in columns), index)
 
     def spec(self) -> TaskSpec:
         """What a learner must know: the observations' mean and spread, and the number of actions."""

@@ -22,6 +22,8 @@ class Descent:
     than the arithmetic. Compiled, loss, gradient, cap and Adam are one graph: two to three times as quick, after the
     first call has taken some ten seconds (and needs a C++ compiler on a CPU). Both keep their moments in the same
     optimiser, and agree to rounding.
+
+    ``follow`` is called after each step, inside the graph where there is one: for a target network that follows.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Descent:
         *,
         epsilon: float = 1e-8,
         maximum_gradient: float | None = None,
+        follow: Callable[[], None] | None = None,
         compiled: bool = False,
     ) -> None:
         self.loss = loss
@@ -39,13 +42,14 @@ class Descent:
         self.optimiser = adam(self.weights, learning_rate, epsilon=epsilon)
         self.epsilon = epsilon
         self.maximum_gradient = maximum_gradient
+        self.follow = follow
         self._compiled = self._compile() if compiled else None
 
     def step(self, *inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step; returns the gradient's length before the cap (0 where there is no cap) and what the loss kept."""
         if self._compiled is not None:
             self._begin_moments()
-            return self._compiled(*inputs)
+            return self._compiled(*self._corrections(), *inputs)
         loss, kept = self.loss(*inputs)
         self.optimiser.zero_grad()
         loss.backward(inputs=self.weights)
@@ -53,6 +57,8 @@ class Descent:
         if self.maximum_gradient is not None:
             length = clip_gradients_(self.weights, self.maximum_gradient)
         self.optimiser.step()
+        if self.follow is not None:
+            self.follow()
         return length, kept
 
     def anneal(self, fraction: float) -> None:
@@ -68,15 +74,18 @@ class Descent:
         self.optimiser.load_state_dict(dict(state))
 
     def _compile(self) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
-        def step(*inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        def step(size: Tensor, spread: Tensor, *inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
             loss, kept = self.loss(*inputs)
             gradients = torch.autograd.grad(loss, self.weights)
             with torch.no_grad():
-                length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+                length = loss.new_zeros(())
                 if self.maximum_gradient is not None:
+                    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
                     shrink = (self.maximum_gradient / (length + 1e-6)).clamp(max=1.0)
                     gradients = tuple(gradient * shrink for gradient in gradients)
-                self._adam(gradients)
+                self._adam(gradients, size, spread)
+                if self.follow is not None:
+                    self.follow()
             return length, kept
 
         # The compiler counts versions by code object and gives up after eight; a ninth learner deserves its own count.
@@ -85,17 +94,23 @@ class Descent:
         torch._dynamo.config.trace_autograd_ops = True  # lets the compiler follow autograd.grad
         return compiled
 
-    def _adam(self, gradients: tuple[Tensor, ...]) -> None:
+    def _corrections(self) -> tuple[Tensor, Tensor]:
+        # Two numbers for all weights, so they stay out of the graph: in it, the powers would be taken for each weight.
+        (group,) = self.optimiser.param_groups
+        beta_one, beta_two = group["betas"]
+        step = self.optimiser.state[self.weights[0]]["step"] + 1.0
+        return group["lr"] / (1.0 - beta_one**step), (1.0 - beta_two**step).rsqrt()
+
+    def _adam(self, gradients: tuple[Tensor, ...], size: Tensor, spread: Tensor) -> None:
         # Kingma and Ba (2015), algorithm 1, on the moments of torch's own optimiser.
         (group,) = self.optimiser.param_groups
         beta_one, beta_two = group["betas"]
         for weight, gradient in zip(self.weights, gradients, strict=True):
             state = self.optimiser.state[weight]
-            step = state["step"].add_(1.0)
+            state["step"].add_(1.0)
             first = state["exp_avg"].lerp_(gradient, 1.0 - beta_one)
             second = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - beta_two)
-            size = group["lr"] / (1.0 - beta_one**step)
-            weight.sub_(size * first / ((second / (1.0 - beta_two**step)).sqrt() + self.epsilon))
+            weight.sub_(size * first / (second.sqrt() * spread + self.epsilon))
 
     def _begin_moments(self) -> None:
         if self.optimiser.state:

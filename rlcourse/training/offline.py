@@ -18,7 +18,7 @@ from rlcourse.evaluation.returns import episode_returns
 from rlcourse.experience.transitions import Transitions
 from rlcourse.randomness import Seeds
 from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
-from rlcourse.vocabulary import Learner, Metrics, NullTracker, Tracker
+from rlcourse.vocabulary import ForesightedLearner, Learner, Metrics, NullTracker, Tracker
 
 ANNEAL_EVERY = 50
 """Updates between two changes of the learning rate: often enough to be smooth, seldom enough to cost nothing."""
@@ -120,6 +120,8 @@ def train_offline(
     identity = {} if checkpoint is None else _identity(learner, transitions, env_id, config, seeds)
     if checkpoint is not None and checkpoint.exists():
         run, done = _resume(checkpoint, learner, drawing, identity)
+    if isinstance(learner, ForesightedLearner):
+        learner.read_ahead(transitions.next_obs)
     quiet = None if description else True  # None: a bar on a terminal, silence elsewhere
     bar = tqdm(total=config.updates, initial=done, desc=description, unit="update", disable=quiet)
     while done < config.updates:
