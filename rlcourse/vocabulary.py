@@ -17,7 +17,7 @@ There is no ``done``.  A batch carries ``discount = gamma * (1 - terminated)``, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -95,8 +95,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        columns = (getattr(self, column.name) for column in fields(self))
-        return type(self)(*(None if column is None else column.to(device) for column in columns))
+        given = {column.name: getattr(self, column.name) for column in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in given.items() if value is not None})
 
     def validate(self) -> Self:
         """Check the shapes once, at the seam.

@@ -71,8 +71,15 @@ class Transitions:
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` transitions drawn with replacement."""
         index = torch.randint(len(self), (batch_size,), generator=generator, device=self.action.device)
-        columns = (self.obs, self.action, self.reward, self.discount, self.next_obs, self.behaviour_probability)
-        return Batch(*(column.index_select(0, index) for column in columns), index)
+        return Batch(
+            self.obs.index_select(0, index),
+            self.action.index_select(0, index),
+            self.reward.index_select(0, index),
+            self.discount.index_select(0, index),
+            self.next_obs.index_select(0, index),
+            self.behaviour_probability.index_select(0, index),
+            index,
+        )
 
     def spec(self) -> TaskSpec:
         """What a learner must know: the observations' mean and spread, and the number of actions."""

@@ -14,7 +14,7 @@ from rlcourse.algorithms.dqn import DQN, DQNConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
 from rlcourse.environments import known_answers as known
 from rlcourse.randomness import Seeds
-from rlcourse.vocabulary import Batch, DiscreteLearner, TaskSpec
+from rlcourse.vocabulary import Batch, DiscreteActions, DiscreteLearner, TaskSpec
 
 Make = Callable[[TaskSpec], DiscreteLearner]
 ONE = torch.ones(1, 1)
@@ -132,6 +132,26 @@ def test_a_checkpoint_brings_everything_back_the_target_included(name: str) -> N
     assert len(flat_one) == len(flat_two) > 0
     for a, b in zip(flat_one, flat_two, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("log_length", [32, 500])  # the second is too long for looking ahead to pay
+def test_judging_the_log_ahead_changes_nothing_that_is_learned(log_length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(log_length + 1, 3, generator=generator)
+    action = torch.randint(2, (log_length,), generator=generator)
+    spec = TaskSpec(torch.zeros(3), torch.ones(3), DiscreteActions(2))
+    learners = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        learners.append(CQL(spec, CQLConfig(hidden=(8,), target_every=5, target_rate=1.0)))
+    ahead, each_time = learners
+    ahead.read_ahead(obs[1:])
+    for update in range(23):
+        row = torch.randint(log_length, (16,), generator=generator)
+        batch = Batch(obs[row], action[row], torch.ones(16), torch.full((16,), 0.9), obs[row + 1], row=row)
+        torch.testing.assert_close(ahead.update(batch), each_time.update(batch))
+        assert (ahead._judged is not None) == (log_length == 32 and update % 5 != 4)
+    torch.testing.assert_close(_tensors(ahead.state_dict()), _tensors(each_time.state_dict()))
 
 
 def test_a_copied_target_stands_still_between_two_copies() -> None:

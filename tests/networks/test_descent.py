@@ -13,15 +13,21 @@ from rlcourse.networks import Descent
 X, Y = torch.linspace(-1, 1, 32).unsqueeze(-1), torch.linspace(-1, 1, 32).square()
 
 
-def descent(*, compiled: bool, cap: float | None = 0.5) -> Descent:
+def descent(*, compiled: bool, cap: float | None = 0.5, follower: Tensor | None = None) -> Descent:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    first = nn.Linear(1, 8)
+    net = nn.Sequential(first, nn.Tanh(), nn.Linear(8, 1))
 
     def loss(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         error = (net(x).squeeze(-1) - y).square().mean()
         return error, (error.detach(),)
 
-    return Descent(loss, net.parameters(), 1e-2, maximum_gradient=cap, compiled=compiled)
+    def follow() -> None:
+        assert follower is not None
+        follower.lerp_(first.bias.detach(), 0.5)
+
+    hook = None if follower is None else follow
+    return Descent(loss, net.parameters(), 1e-2, maximum_gradient=cap, follow=hook, compiled=compiled)
 
 
 def test_a_plain_step_is_torchs_own_adam_behind_a_cap() -> None:
@@ -50,6 +56,25 @@ def test_the_loss_falls_and_annealing_to_nothing_stops_it() -> None:
     before = [weight.clone() for weight in steps.weights]
     steps.step(X, Y)
     assert all(torch.equal(a, b) for a, b in zip(before, steps.weights, strict=True))
+
+
+def test_what_follows_sees_the_weights_after_the_step() -> None:
+    follower = torch.zeros(8)
+    steps = descent(compiled=False, follower=follower)
+    steps.step(X, Y)
+    torch.testing.assert_close(follower, steps.weights[1].detach() / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_in_a_graph_it_does_too() -> None:
+    follower = torch.zeros(8)
+    steps = descent(compiled=True, cap=None, follower=follower)
+    for _ in range(3):
+        before = follower.clone()
+        length, _ = steps.step(X, Y)
+        torch.testing.assert_close(follower, (before + steps.weights[1].detach()) / 2)
+        assert length == 0.0  # no cap, nothing measured
 
 
 @pytest.mark.slow  # compiling takes some ten seconds
