@@ -16,7 +16,7 @@ There is no ``done``.  A batch carries ``discount = gamma * (1 - terminated)``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -236,6 +236,15 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
+        ...
+
+
+@runtime_checkable
+class BurstLearner(Learner, Protocol):
+    """A learner that takes several gradient steps in a row more quickly than one by one."""
+
+    def update_in_turn(self, batches: Sequence[Batch]) -> Metrics:
+        """One gradient step on each batch, in their order; returns what is worth plotting of the last."""
         ...
 
 

@@ -13,7 +13,7 @@ then as in the paper; observations are numbers and not pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class DQN:
             self.q.parameters(),
             config.learning_rate,
             maximum_gradient=config.maximum_gradient,
+            follow=self._follow if config.target_every == 1 else None,
             compiled=config.compiled,
         )
         self.updates = 0
@@ -86,11 +87,24 @@ class DQN:
 
     def update(self, batch: Batch) -> Metrics:
         """One step down the gradient of the loss, then the target follows."""
-        _, (loss, q_mean) = self.descent.step(batch)
-        self.updates += 1
-        if self.updates % self.config.target_every == 0:
-            polyak_update_(self.target_q, self.q, self.config.target_rate)
-        return {"td_loss": loss, "q_mean": q_mean}
+        return self.update_in_turn([batch])
+
+    def update_in_turn(self, batches: Sequence[Batch]) -> Metrics:
+        """One step for each batch; returns what is worth plotting of the last. Compiled, four steps are one graph."""
+        every, done = self.config.target_every, 0
+        kept: tuple[Tensor, ...] = ()
+        while done < len(batches):
+            until_move = len(batches) if every == 1 else every - self.updates % every
+            due = batches[done : done + until_move]
+            _, kept = self.descent.run((batch,) for batch in due)
+            done += len(due)
+            self.updates += len(due)
+            if every > 1 and self.updates % every == 0:
+                self._follow()
+        return dict(zip(("td_loss", "q_mean"), kept, strict=True))
+
+    def _follow(self) -> None:
+        polyak_update_(self.target_q, self.q, self.config.target_rate)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         target = self.target(batch)

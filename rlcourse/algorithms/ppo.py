@@ -156,10 +156,15 @@ class PPO:
                 mend="Collect at least 2 steps in all, and with a memory 2 of each environment.",
             )
         samples, explained = self.judge(rollout)
-        part, length = samples, explained
-        for _ in range(self.config.epochs):
-            for part in self._minibatches(samples):
-                length, _ = self.descent.step(part, self.clip)
+        part = samples
+
+        def inputs() -> Iterator[tuple[Samples, Tensor]]:
+            nonlocal part
+            for _ in range(self.config.epochs):
+                for part in self._minibatches(samples):
+                    yield part, self.clip
+
+        length, _ = self.descent.run(inputs())
         return {**self._report(part), "gradient_norm": length, "explained_variance": explained}
 
     @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,10 +44,11 @@ class RolloutCollector:
         if isinstance(policy, RecurrentPolicy) and self._memory is None:
             self._memory = policy.first_memory(self.env.num_envs)
         memory = self._memory
+        act = self._actor(policy)
         obs, actions, masks, steps = [], [], [], []
         starts = [self._starts]
         for _ in range(num_steps):
-            action, mask = self._act(policy, starts[-1])
+            action, mask = act(starts[-1])
             step = self.env.step(action)
             obs.append(self._obs)
             actions.append(action)
@@ -56,21 +59,29 @@ class RolloutCollector:
         self._starts = starts.pop()
         return self._rollout(policy, obs, actions, masks, steps, torch.stack(starts), memory)
 
-    def _act(self, policy: SamplingPolicy, starts: Tensor) -> tuple[Tensor, Tensor | None]:
-        if isinstance(self.env, MaskedEnvironment):
+    def _actor(self, policy: SamplingPolicy) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        # Chosen once for a rollout: asking an object whether it fits a Protocol takes as long as a step of CartPole.
+        env = self.env
+        if isinstance(env, MaskedEnvironment):
             if not isinstance(policy, MaskedPolicy):
                 raise ConfigError(
-                    f"{self.env.env_id} rules out actions, and a {type(policy).__name__} cannot be told which.",
+                    f"{env.env_id} rules out actions, and a {type(policy).__name__} cannot be told which.",
                     mend="Use a memoryless policy over discrete actions (PPO without memory).",
                 )
-            mask = self.env.action_mask()
-            return policy.act_within(self._obs, mask, greedy=False, generator=self._generator), mask
+            return partial(self._act_within, policy, env)
         if isinstance(policy, RecurrentPolicy):
-            assert self._memory is not None
-            memory = self._memory * (~starts).unsqueeze(-1)
-            action, self._memory = policy.act_remembering(self._obs, memory, greedy=False, generator=self._generator)
-            return action, None
-        return policy.act(self._obs, greedy=False, generator=self._generator), None
+            return partial(self._act_remembering, policy)
+        return lambda starts: (policy.act(self._obs, greedy=False, generator=self._generator), None)
+
+    def _act_within(self, policy: MaskedPolicy, env: MaskedEnvironment, starts: Tensor) -> tuple[Tensor, Tensor]:
+        mask = env.action_mask()
+        return policy.act_within(self._obs, mask, greedy=False, generator=self._generator), mask
+
+    def _act_remembering(self, policy: RecurrentPolicy, starts: Tensor) -> tuple[Tensor, None]:
+        assert self._memory is not None
+        memory = self._memory * (~starts).unsqueeze(-1)
+        action, self._memory = policy.act_remembering(self._obs, memory, greedy=False, generator=self._generator)
+        return action, None
 
     def _rollout(
         self,

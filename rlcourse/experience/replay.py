@@ -70,8 +70,13 @@ class ReplayBuffer:
 
         Folding stops at the end of an episode, and at the newest step in the buffer.
         """
-        first = torch.randint(len(self), (batch_size,), generator=generator, device=self.obs.device)
-        reward, discount, final = self.reward[first], self.discount[first], first
+        return self.sample_several(1, batch_size, generator)[0]
+
+    def sample_several(self, count: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
+        """``count`` batches in one draw: with small batches the draw takes as long however many there are."""
+        size = (count * batch_size,)
+        first = torch.randint(len(self), size, generator=generator, device=self.obs.device)
+        reward, discount, final = self.reward.index_select(0, first), self.discount.index_select(0, first), first
         for _ in range(self.n_step - 1):
             newest = (final - self._added) % self.capacity >= self.capacity - self.num_envs
             going = ~(self.last[final] | newest)
@@ -79,4 +84,11 @@ class ReplayBuffer:
             reward = torch.where(going, reward + discount * self.reward[following], reward)
             discount = torch.where(going, discount * self.discount[following], discount)
             final = torch.where(going, following, final)
-        return Batch(self.obs[first], self.action[first], reward, discount, self.next_obs[final])
+        columns = (
+            self.obs.index_select(0, first),
+            self.action.index_select(0, first),
+            reward,
+            discount,
+            self.next_obs.index_select(0, final),
+        )
+        return [Batch(*each) for each in zip(*(column.split(batch_size) for column in columns), strict=True)]

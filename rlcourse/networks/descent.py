@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlcourse.errors import ConfigError
 from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_
+
+TOGETHER = 4
+"""Steps in one graph when several are due. Entering a graph takes about as long as a small network's step; compiling one
+takes longer the more steps it holds."""
 
 Loss = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 """Tensors, or dataclasses of tensors, to a loss ``()`` and to whatever else is worth keeping, without gradients."""
@@ -20,8 +26,9 @@ class Descent:
 
     Plain, each of some hundred operations is launched by itself; with the small networks of this course that takes longer
     than the arithmetic. Compiled, loss, gradient, cap and Adam are one graph: two to three times as quick, after the
-    first call has taken some ten seconds (and needs a C++ compiler on a CPU). Both keep their moments in the same
-    optimiser, and agree to rounding.
+    first call has taken some ten seconds (and needs a C++ compiler on a CPU). Where several steps are due at once,
+    :meth:`run` takes four in one graph. Plain and compiled steps keep their moments in the same optimiser, and agree to
+    rounding.
 
     ``follow`` is called after each step, inside the graph where there is one: for a target network that follows.
     """
@@ -43,13 +50,13 @@ class Descent:
         self.epsilon = epsilon
         self.maximum_gradient = maximum_gradient
         self.follow = follow
+        self._taken = 0  # steps, in graphs alone: a plain optimiser counts by itself
         self._compiled = self._compile() if compiled else None
 
     def step(self, *inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step; returns the gradient's length before the cap (0 where there is no cap) and what the loss kept."""
         if self._compiled is not None:
-            self._begin_moments()
-            return self._compiled(*self._corrections(), *inputs)
+            return self._graph([inputs])
         loss, kept = self.loss(*inputs)
         self.optimiser.zero_grad()
         loss.backward(inputs=self.weights)
@@ -60,6 +67,23 @@ class Descent:
         if self.follow is not None:
             self.follow()
         return length, kept
+
+    def run(self, inputs: Iterable[tuple[Any, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step for each of ``inputs``, in their order; returns what :meth:`step` does for the last.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        coming, last = iter(inputs), None
+        while due := list(islice(coming, TOGETHER)):
+            if self._compiled is not None and len(due) == TOGETHER:
+                last = self._graph(due)
+                continue
+            for each in due:  # few are left: another graph for every number of them would cost more than it saves
+                last = self.step(*each)
+        if last is None:
+            raise ConfigError("There is nothing to step on.", mend="Give run() the inputs of one step at least.")
+        return last
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""
@@ -72,34 +96,41 @@ class Descent:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.optimiser.load_state_dict(dict(state))
+        steps = [int(moments["step"]) for moments in self.optimiser.state.values()]
+        self._taken = max(steps, default=0)
+
+    def _graph(self, inputs: list[tuple[Any, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert self._compiled is not None
+        self._begin_moments()
+        # Two numbers for all weights, so they stay out of the graph: in it, the powers would be taken for each weight.
+        beta_one, beta_two = self.optimiser.param_groups[0]["betas"]
+        numbers: list[float] = []
+        for _ in inputs:
+            self._taken += 1
+            numbers += [1.0 / (1.0 - beta_one**self._taken), (1.0 - beta_two**self._taken) ** -0.5]
+        return self._compiled(torch.tensor(numbers).unbind(), inputs)
 
     def _compile(self) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
-        def step(size: Tensor, spread: Tensor, *inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss, kept = self.loss(*inputs)
-            gradients = torch.autograd.grad(loss, self.weights)
-            with torch.no_grad():
-                length = loss.new_zeros(())
-                if self.maximum_gradient is not None:
-                    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-                    shrink = (self.maximum_gradient / (length + 1e-6)).clamp(max=1.0)
-                    gradients = tuple(gradient * shrink for gradient in gradients)
-                self._adam(gradients, size, spread)
-                if self.follow is not None:
-                    self.follow()
+        def steps(corrections: tuple[Tensor, ...], inputs: list[tuple[Any, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            for number, each in enumerate(inputs):
+                loss, kept = self.loss(*each)
+                gradients = torch.autograd.grad(loss, self.weights)
+                with torch.no_grad():
+                    length = loss.new_zeros(())
+                    if self.maximum_gradient is not None:
+                        length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+                        shrink = (self.maximum_gradient / (length + 1e-6)).clamp(max=1.0)
+                        gradients = tuple(gradient * shrink for gradient in gradients)
+                    self._adam(gradients, *corrections[2 * number : 2 * number + 2])
+                    if self.follow is not None:
+                        self.follow()
             return length, kept
 
         # The compiler counts versions by code object and gives up after eight; a ninth learner deserves its own count.
-        own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
+        own = FunctionType(steps.__code__.replace(), steps.__globals__, steps.__name__, None, steps.__closure__)
         compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(own, fullgraph=True)
         torch._dynamo.config.trace_autograd_ops = True  # lets the compiler follow autograd.grad
         return compiled
-
-    def _corrections(self) -> tuple[Tensor, Tensor]:
-        # Two numbers for all weights, so they stay out of the graph: in it, the powers would be taken for each weight.
-        (group,) = self.optimiser.param_groups
-        beta_one, beta_two = group["betas"]
-        step = self.optimiser.state[self.weights[0]]["step"] + 1.0
-        return group["lr"] / (1.0 - beta_one**step), (1.0 - beta_two**step).rsqrt()
 
     def _adam(self, gradients: tuple[Tensor, ...], size: Tensor, spread: Tensor) -> None:
         # Kingma and Ba (2015), algorithm 1, on the moments of torch's own optimiser.
@@ -110,7 +141,7 @@ class Descent:
             state["step"].add_(1.0)
             first = state["exp_avg"].lerp_(gradient, 1.0 - beta_one)
             second = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - beta_two)
-            weight.sub_(size * first / (second.sqrt() * spread + self.epsilon))
+            weight.sub_(group["lr"] * size * first / (second.sqrt() * spread + self.epsilon))
 
     def _begin_moments(self) -> None:
         if self.optimiser.state:

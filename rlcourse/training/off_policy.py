@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,16 @@ from rlcourse.networks import EpsilonGreedyPolicy, UniformBoxPolicy, sample_acti
 from rlcourse.randomness import Seeds
 from rlcourse.training.on_policy import finite
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun, greedy_return
-from rlcourse.vocabulary import ContinuousActions, DiscreteLearner, Learner, Metrics, NullTracker, Tracker
+from rlcourse.vocabulary import (
+    Batch,
+    BurstLearner,
+    ContinuousActions,
+    DiscreteLearner,
+    Learner,
+    Metrics,
+    NullTracker,
+    Tracker,
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,9 @@ def train_off_policy(
         action_size=env.actions.size if isinstance(env.actions, ContinuousActions) else 0,
         device=device,
     )
-    explorer = _Explorer(learner, env, config, seeds.torch("exploration", device))
+    explorer = _Explorer(learner, env, config, seeds.torch("exploration", device), recorded=recorder is not None)
     drawing = seeds.torch("batches", device)
+    update = learner.update_in_turn if isinstance(learner, BurstLearner) else _one_by_one(learner)
     obs = env.reset()
     metrics: Metrics = {}
     updates_due, steps, next_eval, wall, cpu = 0.0, 0, config.eval_every, 0.0, 0.0
@@ -111,9 +122,10 @@ def train_off_policy(
             updates_due += env.num_envs / config.steps_per_update
             if config.anneal:
                 learner.anneal(max(0.0, 1.0 - steps / config.num_steps))
-            while updates_due >= 1.0:
-                metrics = learner.update(buffer.sample(config.batch_size, drawing))
-                updates_due -= 1.0
+            due = int(updates_due)
+            if due:
+                metrics = update(buffer.sample_several(due, config.batch_size, drawing))
+                updates_due -= due
         if steps < next_eval and steps < config.num_steps:
             continue
         losses = finite(metrics, steps)  # waits for the device: the clock below is honest
@@ -137,13 +149,27 @@ def train_off_policy(
     return run
 
 
+def _one_by_one(learner: Learner) -> Callable[[list[Batch]], Metrics]:
+    def update(batches: list[Batch]) -> Metrics:
+        return [learner.update(batch) for batch in batches][-1]
+
+    return update
+
+
 class _Explorer:
     """Acts with an epsilon that falls, or evenly at first and then by the policy's own spread."""
 
     def __init__(
-        self, learner: Learner, env: BatchedEnvironment, config: OffPolicyConfig, generator: torch.Generator
+        self,
+        learner: Learner,
+        env: BatchedEnvironment,
+        config: OffPolicyConfig,
+        generator: torch.Generator,
+        *,
+        recorded: bool,
     ) -> None:
         self.config = config
+        self.recorded = recorded
         self.policy = learner.policy
         self.generator = generator
         self.epsilon = 1.0
@@ -155,7 +181,7 @@ class _Explorer:
             self.greedy = EpsilonGreedyPolicy(learner.policy, 1.0)
 
     def act(self, obs: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
-        """Actions, and how likely they were where the actions are discrete."""
+        """Actions, and how likely they were where the actions are discrete and somebody keeps account."""
         if self.greedy is None:
             early = self.even is not None and steps < self.config.warm_up_steps
             self.epsilon = float(early)
@@ -165,4 +191,6 @@ class _Explorer:
         self.greedy.epsilon = self.epsilon = 1.0 + progress * (self.config.final_epsilon - 1.0)
         probabilities = self.greedy.probabilities(obs)
         action = sample_actions(probabilities, self.generator)
+        if not self.recorded:
+            return action, None
         return action, probabilities.gather(-1, action.unsqueeze(-1)).squeeze(-1)
