@@ -47,7 +47,7 @@ class CQLConfig:
     """Updates between two moves of the target network. With ``target_rate`` 1 and some hundreds here, a copy now and
     then. A target that stands still for long judges the whole log once per move, which saves a fifth of the work."""
     compiled: bool = False
-    """Compile each gradient step. Worth ten seconds at the start where a run takes minutes."""
+    """Compile each gradient step. Worth twenty seconds at the start where a run takes minutes."""
 
     def __post_init__(self) -> None:
         if self.target_every < 1:

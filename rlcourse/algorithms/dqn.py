@@ -54,7 +54,7 @@ class DQNConfig:
     """Cap on the length of one step's gradient; none by default, the Huber loss is one already."""
 
     compiled: bool = False
-    """Compile each gradient step. Worth ten seconds at the start where a run takes minutes."""
+    """Compile each gradient step. Worth twenty seconds at the start where a run takes minutes."""
 
     def __post_init__(self) -> None:
         if self.target_every < 1:

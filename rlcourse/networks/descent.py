@@ -26,7 +26,7 @@ class Descent:
 
     Plain, each of some hundred operations is launched by itself; with the small networks of this course that takes longer
     than the arithmetic. Compiled, loss, gradient, cap and Adam are one graph: two to three times as quick, after the
-    first call has taken some ten seconds (and needs a C++ compiler on a CPU). Where several steps are due at once,
+    first call has taken some twenty seconds (and needs a C++ compiler on a CPU). Where several steps are due at once,
     :meth:`run` takes four in one graph. Plain and compiled steps keep their moments in the same optimiser, and agree to
     rounding.
 
@@ -128,7 +128,9 @@ class Descent:
 
         # The compiler counts versions by code object and gives up after eight; a ninth learner deserves its own count.
         own = FunctionType(steps.__code__.replace(), steps.__globals__, steps.__name__, None, steps.__closure__)
-        compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(own, fullgraph=True)
+        compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(
+            own, fullgraph=True, options={"cpp_wrapper": True}
+        )
         torch._dynamo.config.trace_autograd_ops = True  # lets the compiler follow autograd.grad
         return compiled
 

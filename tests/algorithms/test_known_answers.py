@@ -165,6 +165,22 @@ def test_a_copied_target_stands_still_between_two_copies() -> None:
     assert torch.equal(learner.target_q(torch.eye(2)), learner.q(torch.eye(2)))
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_updates_in_turn_are_updates_one_by_one(every: int) -> None:
+    batch, _ = known.chain(0.9)
+    parts = [Batch(*(column[start::2] for column in _columns(batch))) for start in (0, 1)] * 4
+    learners = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        rate = 0.5 if every == 1 else 1.0
+        learners.append(DQN(known.spec_of(batch), DQNConfig(hidden=(8,), target_every=every, target_rate=rate)))
+    in_turn, one_by_one = learners
+    expected = [one_by_one.update(part) for part in parts][-1]
+    torch.testing.assert_close(in_turn.update_in_turn(parts), expected)
+    torch.testing.assert_close(_tensors(in_turn.state_dict()), _tensors(one_by_one.state_dict()))
+    assert in_turn.updates == len(parts)
+
+
 def test_only_the_double_estimate_asks_both_networks() -> None:
     batch, _ = known.bandit([0.0, 0.0], size=4)
     for double, expected in ((True, 2.0), (False, 5.0)):
@@ -177,6 +193,10 @@ def test_only_the_double_estimate_asks_both_networks() -> None:
                 linear.bias.copy_(torch.tensor(values))
         going = Batch(batch.obs, batch.action, torch.ones(4), torch.full((4,), 0.5), batch.next_obs)
         torch.testing.assert_close(learner.target(going), torch.full((4,), 1.0 + 0.5 * expected))
+
+
+def _columns(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs
 
 
 def _tensors(state: object) -> list[torch.Tensor]:

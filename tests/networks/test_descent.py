@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlcourse.errors import ConfigError
 from rlcourse.networks import Descent
 
 X, Y = torch.linspace(-1, 1, 32).unsqueeze(-1), torch.linspace(-1, 1, 32).square()
@@ -77,7 +78,7 @@ def test_in_a_graph_it_does_too() -> None:
         assert length == 0.0  # no cap, nothing measured
 
 
-@pytest.mark.slow  # compiling takes some ten seconds
+@pytest.mark.slow  # compiling takes some twenty seconds
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
 def test_compiled_and_plain_steps_agree_and_read_each_others_moments() -> None:
     plain, fused = descent(compiled=False), descent(compiled=True)
@@ -93,6 +94,28 @@ def test_compiled_and_plain_steps_agree_and_read_each_others_moments() -> None:
         fused.step(X, Y)
     for a, b in zip(plain.weights, fused.weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_to_step_on_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="nothing to step on"):
+        descent(compiled=False).run([])
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_steps_in_a_row_are_the_same_steps(compiled: bool) -> None:
+    follower, also = torch.zeros(8), torch.zeros(8)
+    one_by_one = descent(compiled=False, follower=follower)
+    in_a_row = descent(compiled=compiled, follower=also)
+    parts = [(X[start::3], Y[start::3]) for start in (0, 1, 2)] * 2  # of two sizes; six: a graph of four, two left over
+    for x, y in parts:
+        expected = one_by_one.step(x, y)
+    torch.testing.assert_close(in_a_row.run(iter(parts)), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(also, follower, rtol=1e-4, atol=1e-6)
+    in_a_row.load_state_dict(copy.deepcopy(one_by_one.state_dict()))
+    for a, b in zip(one_by_one.weights, in_a_row.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(in_a_row.run(parts[:5]), [one_by_one.step(*part) for part in parts[:5]][-1])
 
 
 @pytest.mark.slow

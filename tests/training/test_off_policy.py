@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +28,9 @@ class Counting(DQN):
             super().__init__(TaskSpec.unscaled(4, 2), DQNConfig(hidden=(16,)))
         self.batches: list[Batch] = []
 
-    def update(self, batch: Batch) -> Metrics:
-        self.batches.append(batch)
-        return super().update(batch)
+    def update_in_turn(self, batches: Sequence[Batch]) -> Metrics:
+        self.batches.extend(batches)
+        return super().update_in_turn(batches)
 
 
 def trained(seed: int = 0, **more: object) -> tuple[Counting, ListTracker, EpisodeRecorder]:
