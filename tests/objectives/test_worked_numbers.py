@@ -10,6 +10,15 @@ from torch import tensor
 
 from rlcourse.environments.known_answers import uniform_expectile
 from rlcourse.errors import ConfigError
+from rlcourse.objectives.importance import (
+    cumulative_ratios,
+    doubly_robust_returns,
+    effective_sample_size,
+    importance_sampled_returns,
+    per_decision_returns,
+    step_ratios,
+)
+from rlcourse.objectives.importance import discounted_returns as discounted_rows
 from rlcourse.objectives.policies import (
     advantage_weights,
     categorical_entropy,
@@ -243,3 +252,28 @@ def test_the_mean_of_the_kl_estimate_is_the_divergence() -> None:
 def test_settings_without_meaning_are_refused(wrong) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError):
         wrong()
+
+
+def test_importance_ratios() -> None:
+    mask = tensor([[1.0, 1.0, 0.0]])
+    ratios = step_ratios(tensor([[0.9, 0.2, 0.0]]), tensor([[0.6, 0.4, 0.0]]), mask)
+    close(ratios, [[1.5, 0.5, 1.0]])
+    close(cumulative_ratios(tensor([[2.0, 0.5, 3.0]])), [[2.0, 1.0, 3.0]])
+
+
+def test_weighed_returns() -> None:
+    cumulative, reward, mask = tensor([[2.0, 3.0]]), tensor([[1.0, 2.0]]), torch.ones(1, 2)
+    close(discounted_rows(reward, mask, 0.5), [2.0])
+    close(importance_sampled_returns(cumulative, reward, mask, 0.5), [6.0])
+    close(per_decision_returns(cumulative, reward, mask, 0.5), [5.0])
+
+
+def test_doubly_robust_returns() -> None:
+    one = torch.ones(1, 1)
+    close(doubly_robust_returns(2 * one, one, 0.5 * one, 0.75 * one, torch.zeros(1), one, 0.9), [1.75])
+    # Cut off after one step in a place worth 10: 0.9 * 2 * 10 more.
+    close(doubly_robust_returns(2 * one, one, 0.5 * one, 0.75 * one, tensor([10.0]), one, 0.9), [19.75])
+
+
+def test_effective_sample_size() -> None:
+    close(effective_sample_size(tensor([1.0, 1.0, 2.0])), 16 / 6)

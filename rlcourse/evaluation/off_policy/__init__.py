@@ -1,0 +1,88 @@
+"""Judging a policy by a log that another policy wrote.
+
+The way through: :class:`Trajectories` puts a log beside a target policy; an estimator turns them into a statistic;
+:func:`resample` gives its value and interval; :func:`diagnose` says how far to believe it; :func:`judge` decides.
+"""
+
+from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose, tail_shape
+from rlcourse.evaluation.off_policy.estimators import (
+    MODEL_BASED,
+    MODEL_FREE,
+    RatioStatistic,
+    Statistic,
+    direct,
+    doubly_robust,
+    importance_sampling,
+    marginalised,
+    marginalised_doubly_robust,
+    per_decision,
+    weighted_doubly_robust,
+    weighted_importance_sampling,
+    weighted_per_decision,
+)
+from rlcourse.evaluation.off_policy.intervals import (
+    Resampled,
+    empirical_bernstein_interval,
+    hoeffding_interval,
+    resample,
+)
+from rlcourse.evaluation.off_policy.models import (
+    FQEConfig,
+    LinearModel,
+    ModelValues,
+    fitted_q_evaluation,
+    linear_model,
+    linear_values,
+    step_weights,
+)
+from rlcourse.evaluation.off_policy.propensities import estimate_propensities
+from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
+from rlcourse.evaluation.off_policy.verdict import (
+    Decision,
+    Demands,
+    Evidence,
+    OffPolicyVerdict,
+    judge,
+    rank_correlation,
+    regret_at_k,
+)
+
+__all__ = [
+    "MODEL_BASED",
+    "MODEL_FREE",
+    "Decision",
+    "Demands",
+    "Diagnostics",
+    "Evidence",
+    "FQEConfig",
+    "LinearModel",
+    "ModelValues",
+    "OffPolicyVerdict",
+    "Propensities",
+    "RatioStatistic",
+    "Resampled",
+    "Statistic",
+    "Trajectories",
+    "diagnose",
+    "direct",
+    "doubly_robust",
+    "empirical_bernstein_interval",
+    "estimate_propensities",
+    "fitted_q_evaluation",
+    "hoeffding_interval",
+    "importance_sampling",
+    "judge",
+    "linear_model",
+    "linear_values",
+    "marginalised",
+    "marginalised_doubly_robust",
+    "per_decision",
+    "rank_correlation",
+    "regret_at_k",
+    "resample",
+    "step_weights",
+    "tail_shape",
+    "weighted_doubly_robust",
+    "weighted_importance_sampling",
+    "weighted_per_decision",
+]

@@ -1,0 +1,84 @@
+"""What to look at before believing an off-policy estimate: how few episodes carry it, and what the log never tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
+from rlcourse.objectives.importance import effective_sample_size
+
+FEWEST_FOR_A_TAIL = 25
+"""Weights below which the tail's shape is not estimated: with a handful of points it can be anything."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How well a log covers what a target policy would do."""
+
+    episodes: int
+    horizon: int
+    effective_sample_size: float
+    """Of the weights of whole episodes; 0 where all are 0."""
+    largest_share: float
+    """Of all weight, how much one episode carries."""
+    zero_share: float
+    """Of the episodes, how many have weight 0: the target policy would never have done that."""
+    weight_quantiles: tuple[float, float, float, float]
+    """The weights' median, 90 %, 99 % and largest."""
+    mean_weight: float
+    """1 on average if the propensities are right and every action of the target policy was possible."""
+    tail_shape: float | None
+    """k of a Pareto tail (Vehtari et al. 2024). Above 0.5 the weights have no variance, above 0.7 the estimate is not to be
+    trusted; None where there are too few weights to say."""
+    unlogged_mass: float | None
+    """Probability that the target policy puts on actions that appear nowhere in the log; None without actions."""
+    propensities: Propensities
+    """``estimated`` ones add a bias that no interval here knows of."""
+
+
+def diagnose(log: Trajectories) -> Diagnostics:
+    """Look at the weights of whole episodes."""
+    weights = log.cumulative()[:, -1]
+    total = float(weights.sum())
+    unlogged = None
+    if log.action is not None and log.all_target is not None:
+        there = log.mask > 0
+        tried = torch.zeros(log.all_target.shape[-1], dtype=torch.bool)
+        tried[log.action[there].unique()] = True
+        unlogged = float(log.all_target[:, :-1][there][:, ~tried].sum(-1).mean())
+    quantiles = torch.quantile(weights, torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.float64)).tolist()
+    return Diagnostics(
+        episodes=log.num_episodes,
+        horizon=log.horizon,
+        effective_sample_size=float(effective_sample_size(weights)) if total > 0 else 0.0,
+        largest_share=float(weights.max()) / total if total > 0 else 0.0,
+        zero_share=float((weights == 0).double().mean()),
+        weight_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3]),
+        mean_weight=float(weights.mean()),
+        tail_shape=tail_shape(weights.numpy()),
+        unlogged_mass=unlogged,
+        propensities=log.propensities,
+    )
+
+
+def tail_shape(weights: npt.NDArray[np.float64]) -> float | None:
+    r"""The shape k of a generalised Pareto distribution fitted to the largest :math:`\min(N/5, 3\sqrt N)` weights.
+
+    The weights have moments up to 1/k. Vehtari, Simpson, Gelman, Yao and Gabry (2024), "Pareto smoothed importance sampling";
+    fitted by maximum likelihood here.
+    """
+    if len(weights) < FEWEST_FOR_A_TAIL:
+        return None
+    size = int(min(len(weights) / 5, 3 * np.sqrt(len(weights))))
+    ordered = np.sort(weights)
+    excess = ordered[-size:] - ordered[-size - 1]
+    if float(np.ptp(ordered[-size - 1 :])) <= 1e-12 * max(1.0, float(ordered[-1])):
+        return 0.0  # no tail at all: the largest weights are equal
+    scale = float(excess.mean())
+    shape, _, _ = stats.genpareto.fit(excess / scale, floc=0.0)
+    return float(shape)

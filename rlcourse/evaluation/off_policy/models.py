@@ -1,0 +1,248 @@
+r"""Models of what a policy is worth, fitted to a log that another policy wrote.
+
+Both solve the same equation, :math:`Q(s,a) = r + \gamma \sum_{a'} \pi(a'|s')\, Q(s', a')`, over the *target* policy's next
+action. Whoever puts the logged next action there evaluates the logger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
+from rlcourse.evaluation.off_policy.trajectories import Trajectories
+from rlcourse.networks import Descent, QNetwork, frozen_copy, polyak_update_
+from rlcourse.randomness import Seeds
+
+
+@dataclass(frozen=True)
+class ModelValues:
+    """What a model says along the logged episodes."""
+
+    q: Tensor  # (N, T) of the logged action
+    value: Tensor  # (N, T) of the state, over the target policy's actions
+    tail: Tensor  # (N,) of where an episode was cut off; 0 where the task ended
+    cross_fitted: bool = False
+    """Every episode was judged by a model that had not seen it."""
+
+
+@dataclass(frozen=True)
+class FQEConfig:
+    """Settings of fitted Q evaluation."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Sizes of the hidden layers."""
+    updates: int = 3_000
+    """Gradient steps for each model."""
+    batch_size: int = 256
+    """Transitions in one gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's first step; it falls linearly to zero."""
+    target_rate: float = 0.02
+    """rho, how far the target network moves at each update. The mean of what is fitted to moves no faster."""
+    folds: int = 2
+    """Parts of the log; each is judged by a model fitted to the others. 1 judges what it was fitted to."""
+
+    def __post_init__(self) -> None:
+        if min(self.updates, self.batch_size, self.folds) < 1:
+            raise ConfigError("updates, batch_size and folds count things.", mend="Use 1 or more of each.")
+
+
+def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, seeds: Seeds) -> ModelValues:
+    r"""Fit :math:`Q^\pi` with a network, by steps towards :math:`r + \gamma \sum_{a'} \pi(a'|s') \bar Q(s',a')`.
+
+    Le, Voloshin and Yue (2019), algorithm 3. Departure: a target network that follows by a Polyak average instead of a new fit
+    to convergence at every iteration.
+
+    Args:
+        log: made by :meth:`Trajectories.from_episodes`.
+        config: settings.
+        seeds: first weights, batches and folds draw from its streams.
+
+    Raises:
+        DatasetInvalidError: the log has no observations, or fewer episodes than folds.
+    """
+    config = config or FQEConfig()
+    obs, action, _, ended = _required(log)
+    if log.num_episodes < config.folds:
+        raise DatasetInvalidError(
+            f"{log.num_episodes} episodes cannot be split into {config.folds} parts.",
+            mend="Log more, or use folds = 1.",
+        )
+    order = torch.randperm(log.num_episodes, generator=seeds.torch("folds"))
+    q, value = torch.zeros_like(log.reward), torch.zeros(log.num_episodes, log.horizon + 1, dtype=torch.float64)
+    for number, judged in enumerate(order.chunk(config.folds)):
+        others = torch.ones(log.num_episodes, dtype=torch.bool)
+        others[judged] = config.folds == 1
+        network = _fit(log, others, config, seeds.child(f"fold {number}"))
+        with torch.no_grad():
+            values = network(obs[judged]).double()  # (n, T + 1, A)
+        q[judged] = values[:, :-1].gather(-1, action[judged].unsqueeze(-1)).squeeze(-1)
+        value[judged] = (cast(Tensor, log.all_target)[judged] * values).sum(-1)
+    return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
+
+
+def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -> QNetwork:
+    obs, action, all_target, ended = _required(log)
+    there = (log.mask > 0) & episodes.unsqueeze(-1)  # (N, T)
+    seen, then = obs[:, :-1][there], obs[:, 1:][there]  # (S, D)
+    done, reward = action[there], log.reward[there].float()
+    chances = all_target[:, 1:][there].float()  # (S, A) over next actions, of the target policy
+    goes_on = 1.0 - _last(log.mask, ended)[there]
+    discount = (log.gamma * goes_on).float()
+    with seeds.initialising("networks"):
+        network = QNetwork(seen.mean(0), seen.std(0), config.hidden, all_target.shape[-1])
+    target = frozen_copy(network)
+
+    def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with torch.no_grad():
+            aim = reward[index] + discount[index] * (chances[index] * target(then[index])).sum(-1)
+        taken = network(seen[index]).gather(-1, done[index].unsqueeze(-1)).squeeze(-1)
+        error = functional.mse_loss(taken, aim)
+        return error, (error.detach(),)
+
+    descent = Descent(
+        loss,
+        network.parameters(),
+        config.learning_rate,
+        follow=lambda: polyak_update_(target, network, config.target_rate),
+    )
+    drawing = seeds.torch("batches")
+    for update in range(config.updates):
+        if update % 50 == 0:
+            descent.anneal(1.0 - update / config.updates)
+        descent.step(torch.randint(len(seen), (config.batch_size,), generator=drawing))
+    return network
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    r"""Q as a linear function of features, solved in one step instead of learned in many.
+
+    Sums over each episode's steps, from which any resample can be solved anew:
+
+    .. math:: A = \sum \phi(s,a)\big(\phi(s,a) - \gamma\,\phi_\pi(s')\big)^\top,\quad b = \sum \phi(s,a)\,r,\quad
+              \theta = A^{-1} b
+
+    Lagoudakis and Parr (2003), LSTD-Q: where fitted Q evaluation with linear features comes to rest. With one-hot states it is
+    the log's own table of transitions, solved exactly. :math:`\phi_\pi(s) = \sum_a \pi(a|s)\,\phi(s,a)`.
+    """
+
+    matrix: Tensor  # (N, P, P)
+    reward: Tensor  # (N, P)
+    start: Tensor  # (N, P) phi_pi of the first state
+    ridge: float
+
+    @property
+    def num_episodes(self) -> int:
+        """``N``."""
+        return self.start.shape[0]
+
+    def value(self, counts: Tensor) -> Tensor:
+        """``(B, N)`` counts to ``(B,)``: the mean of the first states' values, with the model fitted anew to each resample."""
+        theta = _solve(self.system(counts), counts @ self.reward)  # (B, P)
+        return (theta * (counts @ self.start)).sum(-1) / counts.sum(-1)
+
+    def system(self, counts: Tensor) -> Tensor:
+        """``(B, N)`` counts to the ``(B, P, P)`` matrices A."""
+        size = self.start.shape[-1]
+        matrix: Tensor = (counts @ self.matrix.flatten(1)).unflatten(-1, (size, size))
+        return matrix + self.ridge * torch.eye(size, dtype=matrix.dtype)
+
+
+def linear_model(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> LinearModel:
+    """Sum up what :class:`LinearModel` solves.
+
+    Args:
+        log: made by :meth:`Trajectories.from_episodes`.
+        features: ``(N, T + 1, F)`` of the states; each action has its own copy, so P is A times F.
+        ridge: added to the matrix's diagonal, so that features that never occur do no harm.
+    """
+    phi, expected, goes_on = _features(log, features)
+    difference = phi - log.gamma * goes_on.unsqueeze(-1) * expected[:, 1:]
+    return LinearModel(
+        matrix=torch.einsum("ntp,ntq->npq", phi, difference),
+        reward=torch.einsum("ntp,nt->np", phi, log.reward),
+        start=expected[:, 0],
+        ridge=ridge,
+    )
+
+
+def step_weights(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> Tensor:
+    r"""Weights for single steps instead of whole episodes: how much more often the target policy would be *here*.
+
+    .. math:: w(s,a) \approx \frac{\sum_t \gamma^t\, \Pr_\pi(s_t = s, a_t = a)}{\sum_t \Pr_{\mathcal D}(s_t = s, a_t = a)}
+              = \phi(s,a)^\top \alpha,\qquad A^\top \alpha = \sum_i \phi_\pi(s_{i,0})
+
+    with :class:`LinearModel`'s A. The product over time is gone, and with it what grows with the horizon; what has to hold
+    instead is that the features can express the ratio. Uehara, Huang and Jiang (2020), minimax weight learning with linear
+    functions on both sides; the family is that of DualDICE (Nachum et al. 2019).
+
+    Args:
+        log: made by :meth:`Trajectories.from_episodes`.
+        features: ``(N, T + 1, F)`` of the states.
+        ridge: see :func:`linear_model`.
+
+    Returns:
+        ``(N, T)``, 0 where there was no step. Some may come out negative, which no ratio is: a sign that the features are poor.
+    """
+    model = linear_model(log, features, ridge=ridge)
+    everything = torch.ones(1, log.num_episodes, dtype=torch.float64)
+    alpha = _solve(model.system(everything).mT, everything @ model.start).flatten()
+    return _features(log, features)[0] @ alpha
+
+
+def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> ModelValues:
+    """A linear model's values along the episodes that it was fitted to."""
+    _, action, all_target, ended = _required(log)
+    model = linear_model(log, features, ridge=ridge)
+    everything = torch.ones(1, log.num_episodes, dtype=torch.float64)
+    theta = _solve(model.system(everything), everything @ model.reward).flatten()
+    values = features.double() @ theta.unflatten(0, (all_target.shape[-1], -1)).mT  # (N, T + 1, A)
+    q = values[:, :-1].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    value = (all_target * values).sum(-1)
+    return ModelValues(q, value[:, :-1], _tail(value, log, ended))
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    # (B, P, P) and (B, P) to (B, P).
+    solution: Tensor = torch.linalg.solve(matrix, right.unsqueeze(-1)).squeeze(-1)
+    return solution
+
+
+def _features(log: Trajectories, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # (N, T, P) of what was done, (N, T + 1, P) of what the target policy would do, (N, T) 1 where something follows.
+    _, action, all_target, ended = _required(log)
+    if states.shape[:2] != all_target.shape[:2]:
+        raise ShapeError(
+            f"Features have shape {tuple(states.shape)}, the log is {tuple(all_target.shape[:2])} states.",
+            mend="Give a feature vector for every state, that after the last step included: (N, T + 1, F).",
+        )
+    taken = functional.one_hot(action, all_target.shape[-1]).double() * log.mask.unsqueeze(-1)
+    phi = torch.einsum("nta,ntf->ntaf", taken, states[:, :-1].double()).flatten(-2)
+    expected = torch.einsum("nta,ntf->ntaf", all_target, states.double()).flatten(-2)
+    return phi, expected, log.mask * (1.0 - _last(log.mask, ended))
+
+
+def _required(log: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if log.obs is None or log.action is None or log.all_target is None or log.terminated is None:
+        raise DatasetInvalidError(
+            "A model of values needs observations and actions.", mend="Make the log with Trajectories.from_episodes."
+        )
+    return log.obs, log.action, log.all_target, log.terminated
+
+
+def _last(mask: Tensor, ended: Tensor) -> Tensor:
+    # (N, T): 1 at the last step of an episode that the task ended; nothing follows it.
+    after = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=-1)
+    return mask * (1.0 - after) * ended.unsqueeze(-1).double()
+
+
+def _tail(value: Tensor, log: Trajectories, ended: Tensor) -> Tensor:
+    # (N, T + 1) values of states to (N,): of the one behind the last step, unless the task ended there.
+    last = log.mask.sum(-1).long().unsqueeze(-1)
+    return value.gather(-1, last).squeeze(-1) * (~ended).double()

@@ -1,0 +1,230 @@
+"""From estimates to a decision that a release gate can read: promote, reject, or admit that the log cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from rlcourse.errors import ConfigError, ShapeError
+from rlcourse.evaluation.off_policy.diagnostics import Diagnostics
+from rlcourse.evaluation.off_policy.intervals import Array, Resampled
+from rlcourse.evaluation.statistics import Interval
+
+Decision = Literal["promote", "reject", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What evidence has to look like before anybody acts on it."""
+
+    risk: float = 0.05
+    """Largest accepted probability that the promoted policy is worse than the logger."""
+    fewest_episodes: int = 20
+    """A bootstrap of fewer says little about what was not drawn."""
+    fewest_effective: float = 10.0
+    """Smallest effective sample size of the weights, where the estimate rests on weights."""
+    largest_share: float = 0.3
+    """Most of the weight that a single episode may carry."""
+    heaviest_tail: float = 0.7
+    """Largest Pareto k of the weights."""
+    most_unlogged: float = 0.05
+    """Largest probability that a policy may put on actions that are nowhere in the log."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.risk < 0.5:
+            raise ConfigError(f"The risk is {self.risk}.", mend="Use a probability below 0.5, for example 0.05.")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the log says about one candidate."""
+
+    candidate: str
+    estimate: float
+    low: float
+    high: float
+    probability_worse: float
+    """Share of the resamples in which the candidate earns less than the logger, both on the same episodes; ties count half."""
+    value_at_risk: float
+    """What the candidate gains on the logger in the worst of so many resamples as the risk allows; below 0 it may lose."""
+    effective_sample_size: float
+    objections: tuple[str, ...]
+    """Why the numbers above should not be acted on; empty if they may be."""
+
+
+@dataclass(frozen=True)
+class OffPolicyVerdict:
+    """What to do, and why."""
+
+    decision: Decision
+    candidate: str | None
+    """The one to promote; None unless the decision is ``promote``."""
+    reason: str
+    logger: Interval
+    evidence: tuple[Evidence, ...]
+    """Best first: sound ones before others, then by value at risk."""
+    demands: Demands
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers. What is infinite or undefined becomes None: JSON knows neither."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+def judge(
+    candidates: Mapping[str, Resampled],
+    logger: Resampled,
+    diagnostics: Mapping[str, Diagnostics],
+    demands: Demands | None = None,
+    *,
+    rests_on_weights: bool = True,
+) -> OffPolicyVerdict:
+    """Compare candidates with the logger on the same resamples of the same episodes.
+
+    Promote the candidate with the best value at risk if the probability that it is worse than the logger is at most the risk
+    and nothing speaks against the numbers. Reject if every candidate is *surely* worse, on sound numbers. Otherwise say that
+    the log does not tell.
+
+    Args:
+        candidates: an estimate of each, resampled from the same generator state as ``logger``.
+        logger: the logged returns themselves, resampled.
+        diagnostics: of each candidate.
+        demands: what evidence has to look like.
+        rests_on_weights: whether the weights of whole episodes matter for the estimator; without (a model, step weights) their
+            size is no objection.
+
+    Raises:
+        ConfigError: no candidates, or one without diagnostics.
+        ShapeError: different numbers of resamples.
+    """
+    demands = demands or Demands()
+    if not candidates or set(candidates) - set(diagnostics):
+        raise ConfigError("There is nothing to judge, or no diagnostics of it.", mend="Give both for each candidate.")
+    evidence = []
+    for name, found in candidates.items():
+        if found.values.shape != logger.values.shape:
+            raise ShapeError(
+                f"{name} has {found.values.shape[0]} resamples, the logger {logger.values.shape[0]}.",
+                mend="Resample all with the same generator state and number.",
+            )
+        gain = found.values - logger.values
+        sure = np.isfinite(gain).all()
+        worse = float(np.mean(gain < 0) + 0.5 * np.mean(gain == 0)) if sure else 0.5
+        evidence.append(
+            Evidence(
+                candidate=name,
+                estimate=found.estimate,
+                low=found.interval.low,
+                high=found.interval.high,
+                probability_worse=worse,
+                value_at_risk=float(np.quantile(gain, demands.risk)) if sure else -np.inf,
+                effective_sample_size=diagnostics[name].effective_sample_size,
+                objections=_objections(found, logger, diagnostics[name], demands, rests_on_weights),
+            )
+        )
+    ranked = tuple(sorted(evidence, key=lambda one: (bool(one.objections), -one.value_at_risk, one.candidate)))
+    decision, reason = _decide(ranked, demands)
+    best = ranked[0].candidate if decision == "promote" else None
+    return OffPolicyVerdict(decision, best, reason, logger.interval, ranked, demands)
+
+
+def _decide(ranked: tuple[Evidence, ...], demands: Demands) -> tuple[Decision, str]:
+    best = ranked[0]
+    if best.objections:
+        return "inconclusive", f"Nothing sound is known about any candidate; of {best.candidate}: {best.objections[0]}"
+    if best.probability_worse <= demands.risk:
+        return "promote", (
+            f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}, "
+            f"and {demands.risk:g} is accepted."
+        )
+    if all(not one.objections and one.probability_worse >= 1.0 - demands.risk for one in ranked):
+        return "reject", f"Every candidate is worse than the logger; the best, {best.candidate}, with probability " + (
+            f"{best.probability_worse:.3f}."
+        )
+    return "inconclusive", (
+        f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}: "
+        f"too much to promote ({demands.risk:g} is accepted), and no rejection either."
+    )
+
+
+def _objections(
+    found: Resampled, logger: Resampled, about: Diagnostics, demands: Demands, rests_on_weights: bool
+) -> tuple[str, ...]:
+    claims = [
+        (
+            about.episodes < demands.fewest_episodes,
+            f"{about.episodes} episodes, {demands.fewest_episodes} are demanded.",
+        ),
+        (not np.isfinite(found.values).all(), "some resamples have no weight at all."),
+        (
+            not found.defined and not logger.defined,
+            "neither the estimate nor the log varies: all returns are equal, or the log is one episode over and over.",
+        ),
+        (
+            (about.unlogged_mass or 0.0) > demands.most_unlogged,
+            f"it would do things that the log never holds, with probability {about.unlogged_mass or 0.0:.2f}.",
+        ),
+    ]
+    if rests_on_weights:
+        claims += [
+            (
+                about.effective_sample_size < demands.fewest_effective,
+                f"its weights are worth {about.effective_sample_size:.1f} episodes, "
+                f"{demands.fewest_effective:g} are demanded.",
+            ),
+            (
+                about.largest_share > demands.largest_share,
+                f"one episode carries {about.largest_share:.0%} of the weight.",
+            ),
+            (
+                about.tail_shape is not None and about.tail_shape > demands.heaviest_tail,
+                f"the weights have a heavy tail (k = {about.tail_shape or 0.0:.2f}, at most {demands.heaviest_tail:g}).",
+            ),
+        ]
+    return tuple(text for holds, text in claims if holds)
+
+
+def rank_correlation(estimates: npt.ArrayLike, truths: npt.ArrayLike) -> float:
+    """Spearman's: 1 if the estimates put the policies in their true order, -1 if in the reverse.
+
+    Worked number: estimates (1, 2, 3) of truths (10, 30, 20) give 0.5.
+    """
+    a, b = _pairs(estimates, truths)
+    if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
+        raise ConfigError("Equal values have no order.", mend="Compare policies that differ.")
+    return float(stats.spearmanr(a, b).statistic)
+
+
+def regret_at_k(estimates: npt.ArrayLike, truths: npt.ArrayLike, k: int) -> float:
+    """What is lost by trying only the ``k`` policies that look best: the best true value less the best among those.
+
+    Worked number: estimates (3, 2, 1) of truths (10, 30, 20): 20 at k = 1, nothing at k = 2.
+    """
+    a, b = _pairs(estimates, truths)
+    if not 1 <= k <= len(a):
+        raise ConfigError(f"k is {k} of {len(a)} policies.", mend="Use 1 up to the number of policies.")
+    chosen = np.argsort(-a, kind="stable")[:k]
+    return float(b.max() - b[chosen].max())
+
+
+def _pairs(estimates: npt.ArrayLike, truths: npt.ArrayLike) -> tuple[Array, Array]:
+    a, b = (np.asarray(values, dtype=np.float64).reshape(-1) for values in (estimates, truths))
+    if len(a) != len(b) or len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ShapeError(
+            f"{len(a)} estimates of {len(b)} true values.",
+            mend="Give two or more finite numbers of each, in one order.",
+        )
+    return a, b
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
