@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlcourse.errors import ConfigError
 from rlcourse.networks import (
+    Descent,
     MLPNetwork,
     SquashedGaussianPolicy,
     TwinActionQNetwork,
-    adam,
-    anneal_,
     frozen_copy,
     polyak_update_,
 )
@@ -52,6 +51,8 @@ class SACConfig:
     target_entropy: float | None = None
     """The entropy aimed at, in nats over actions scaled to (-1, 1); by default minus the number of action entries.
     Lower it for a policy that makes up its mind."""
+    compiled: bool = False
+    """Compile each gradient step. Worth half a minute at the start where a run takes several."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0.0:
@@ -79,9 +80,13 @@ class SAC:
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature, device=device).log())
         self.target_entropy = -float(size) if config.target_entropy is None else config.target_entropy
         self._policy = SquashedGaussianPolicy(self.actor, spec.actions)
-        self._q_weights, self._actor_weights = list(self.q.parameters()), list(self.actor.parameters())
-        weights = [*self._q_weights, *self._actor_weights, self.log_temperature]
-        self.optimiser = adam(weights, config.learning_rate)
+        self.descent = Descent(
+            self._loss,
+            [*self.q.parameters(), *self.actor.parameters(), self.log_temperature],
+            config.learning_rate,
+            follow=lambda: polyak_update_(self.target_q, self.q, config.target_rate),
+            compiled=config.compiled,
+        )
 
     @property
     def policy(self) -> SquashedGaussianPolicy:
@@ -90,37 +95,41 @@ class SAC:
 
     def update(self, batch: Batch) -> Metrics:
         """One step for Q, the policy and the temperature, then the target follows."""
+        next_noise, noise = (self._policy.noise(len(batch), self._generator) for _ in range(2))
+        _, (q_loss, policy_loss, temperature, entropy, q_mean) = self.descent.step(batch, next_noise, noise)
+        return {
+            "q_loss": q_loss,
+            "policy_loss": policy_loss,
+            "temperature": temperature,
+            "entropy": entropy,
+            "q_mean": q_mean,
+        }
+
+    def _loss(self, batch: Batch, next_noise: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         temperature = self.log_temperature.detach().exp()
         with torch.no_grad():
-            next_action, next_log_probability = self._policy.sample(batch.next_obs, self._generator)
+            next_action, next_log_probability = self._policy.sample_by(batch.next_obs, next_noise)
             next_value = self.target_q(batch.next_obs, next_action).amin(0) - temperature * next_log_probability
             target = bellman_target(batch.reward, batch.discount, next_value)  # (B,)
 
         q = self.q(batch.obs, batch.action)  # (2, B)
         q_loss = 0.5 * (q - target).square().mean(-1).sum()
 
-        action, log_probability = self._policy.sample(batch.obs, self._generator)
-        policy_loss = (temperature * log_probability - self.q(batch.obs, action).amin(0)).mean()
+        action, log_probability = self._policy.sample_by(batch.obs, noise)
+        frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}
+        judged = torch.func.functional_call(self.q, frozen, (batch.obs, action))  # through Q, and not into its weights
+        policy_loss = (temperature * log_probability - judged.amin(0)).mean()
+
         entropy = -log_probability.detach().mean()
         temperature_loss = self.log_temperature * (entropy - self.target_entropy)
 
-        self.optimiser.zero_grad()
-        q_loss.backward(inputs=self._q_weights)
-        policy_loss.backward(inputs=self._actor_weights)  # through Q, and not into its weights
-        temperature_loss.backward(inputs=[self.log_temperature])
-        self.optimiser.step()
-        polyak_update_(self.target_q, self.q, self.config.target_rate)
-        return {
-            "q_loss": q_loss.detach(),
-            "policy_loss": policy_loss.detach(),
-            "temperature": temperature,
-            "entropy": entropy,
-            "q_mean": q.detach().mean(),
-        }
+        # Each weight is in one of the three alone, so the gradient of the sum is all three gradients.
+        kept = (q_loss.detach(), policy_loss.detach(), temperature, entropy, q.detach().mean())
+        return q_loss + policy_loss + temperature_loss, kept
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""
-        anneal_(self.optimiser, fraction)
+        self.descent.anneal(fraction)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, the target among them, temperature and optimiser."""
@@ -129,7 +138,7 @@ class SAC:
             "target_q": self.target_q.state_dict(),
             "actor": self.actor.state_dict(),
             "log_temperature": self.log_temperature.detach().clone(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.descent.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -139,4 +148,4 @@ class SAC:
         self.actor.load_state_dict(state["actor"])
         with torch.no_grad():
             self.log_temperature.copy_(state["log_temperature"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.descent.load_state_dict(state["optimiser"])

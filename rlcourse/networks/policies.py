@@ -111,9 +111,16 @@ class SquashedGaussianPolicy:
 
     def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-probabilities, both with gradients."""
+        return self.sample_by(obs, self.noise(obs.shape[0], generator))
+
+    def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``(count, K)`` standard normal numbers, what :meth:`sample_by` turns into actions."""
+        return torch.empty(count, self.actions.size, device=self._centre.device).normal_(generator=generator)
+
+    def sample_by(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`sample` with ``(B, K)`` noise from outside; nothing in here is random, so it can be compiled."""
         mean, log_std = self.head(obs).chunk(2, -1)
         log_std = log_std.clamp(*self.LOG_STD)
-        noise = torch.empty_like(mean).normal_(generator=generator)
         unsquashed = mean + log_std.exp() * noise
         # The density of what was drawn is that of the noise: (u - mean) / std is the noise itself.
         log_probability = gaussian_log_probability(torch.zeros_like(noise), torch.zeros_like(log_std), noise)

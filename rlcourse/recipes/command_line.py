@@ -22,6 +22,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("offline", "describe"): ("rlcourse.recipes.offline_describe:Describe", "show what a data set holds"),
     ("offline", "train"): ("rlcourse.recipes.offline_train:Train", "train BC, CQL or IQL on a data set"),
     ("offline", "compare"): ("rlcourse.recipes.offline_compare:Compare", "train several and compare with intervals"),
+    ("ope",): ("rlcourse.recipes.ope:Ope", "judge policies by a log that another wrote"),
     ("benchmark",): ("rlcourse.recipes.benchmark:Benchmark", "compare algorithms on environments, over many trials"),
     ("tune",): ("rlcourse.recipes.tune:Tune", "search for better settings, and check them on fresh seeds"),
     ("check",): ("rlcourse.recipes.check:Check", "check your answers to exercises"),

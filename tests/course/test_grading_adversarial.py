@@ -22,7 +22,7 @@ from rlcourse.course.session import TimeLimits
 from rlcourse.course.verdicts import Verdict
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the locks are those of Linux")
-pytestmark = linux
+pytestmark = [linux, pytest.mark.slow]
 
 TARGET = "def bellman_target(reward, discount, next_value):\n    return (reward + discount * next_value).detach()\n"
 DOUBLE = (

@@ -188,6 +188,7 @@ def test_a_benchmark_of_failures_alone_still_reports(tmp_path: Path) -> None:
     assert (found["results"], found["summary"], len(found["failures"])) == ([], [], 1)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was_and_counts_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -189,6 +189,7 @@ def test_other_settings_are_other_runs(root: Path, tmp_path: Path, capsys: pytes
     assert "2 of 4 runs are already there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(root: Path, tmp_path: Path) -> None:
     found = []
     for jobs in ("1", "2"):

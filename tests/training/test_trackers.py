@@ -389,6 +389,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(
     assert caught.value.mend == "pip install 'rlcourse[trackers]'"
 
 
+@pytest.mark.slow
 def test_importing_loads_no_library_and_nothing_uses_the_network(tmp_path: Path) -> None:
     program = """
         import socket, sys, threading, warnings

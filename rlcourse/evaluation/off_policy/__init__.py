@@ -4,6 +4,17 @@ The way through: :class:`Trajectories` puts a log beside a target policy; an est
 :func:`resample` gives its value and interval; :func:`diagnose` says how far to believe it; :func:`judge` decides.
 """
 
+from rlcourse.evaluation.off_policy.assessment import (
+    BLIND,
+    DESCRIPTIONS,
+    ESTIMATOR_NAMES,
+    WEIGHING,
+    Assessment,
+    EstimatorName,
+    assess,
+    logger_value,
+    quadratic_features,
+)
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose, tail_shape
 from rlcourse.evaluation.off_policy.estimators import (
     MODEL_BASED,
@@ -48,11 +59,17 @@ from rlcourse.evaluation.off_policy.verdict import (
 )
 
 __all__ = [
+    "BLIND",
+    "DESCRIPTIONS",
+    "ESTIMATOR_NAMES",
     "MODEL_BASED",
     "MODEL_FREE",
+    "WEIGHING",
+    "Assessment",
     "Decision",
     "Demands",
     "Diagnostics",
+    "EstimatorName",
     "Evidence",
     "FQEConfig",
     "LinearModel",
@@ -63,6 +80,7 @@ __all__ = [
     "Resampled",
     "Statistic",
     "Trajectories",
+    "assess",
     "diagnose",
     "direct",
     "doubly_robust",
@@ -74,9 +92,11 @@ __all__ = [
     "judge",
     "linear_model",
     "linear_values",
+    "logger_value",
     "marginalised",
     "marginalised_doubly_robust",
     "per_decision",
+    "quadratic_features",
     "rank_correlation",
     "regret_at_k",
     "resample",

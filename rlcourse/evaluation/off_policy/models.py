@@ -36,14 +36,15 @@ class FQEConfig:
 
     hidden: tuple[int, ...] = (64, 64)
     """Sizes of the hidden layers."""
-    updates: int = 3_000
-    """Gradient steps for each model."""
+    updates: int = 5_000
+    """Gradient steps for each model. ``updates`` times ``target_rate`` is about how many steps ahead it comes to see; it
+    has to be well beyond 1 / (1 - gamma), or the values come out too low."""
     batch_size: int = 256
     """Transitions in one gradient step."""
     learning_rate: float = 1e-3
     """Adam's first step; it falls linearly to zero."""
-    target_rate: float = 0.02
-    """rho, how far the target network moves at each update. The mean of what is fitted to moves no faster."""
+    target_rate: float = 0.1
+    """rho, how far the target network moves at each update. Lower is calmer and sees less far."""
     folds: int = 2
     """Parts of the log; each is judged by a model fitted to the others. 1 judges what it was fitted to."""
 
@@ -55,8 +56,9 @@ class FQEConfig:
 def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, seeds: Seeds) -> ModelValues:
     r"""Fit :math:`Q^\pi` with a network, by steps towards :math:`r + \gamma \sum_{a'} \pi(a'|s') \bar Q(s',a')`.
 
-    Le, Voloshin and Yue (2019), algorithm 3. Departure: a target network that follows by a Polyak average instead of a new fit
-    to convergence at every iteration.
+    Le, Voloshin and Yue (2019), algorithm 3. Departures: a target network that follows by a Polyak average instead of a new
+    fit to convergence at every iteration; and no value may leave the range that the logged rewards allow
+    (:func:`possible_values`), without which a network is free to promise more than there is.
 
     Args:
         log: made by :meth:`Trajectories.from_episodes`.
@@ -80,7 +82,7 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         others[judged] = config.folds == 1
         network = _fit(log, others, config, seeds.child(f"fold {number}"))
         with torch.no_grad():
-            values = network(obs[judged]).double()  # (n, T + 1, A)
+            values = network(obs[judged]).double().clamp(*possible_values(log))  # (n, T + 1, A)
         q[judged] = values[:, :-1].gather(-1, action[judged].unsqueeze(-1)).squeeze(-1)
         value[judged] = (cast(Tensor, log.all_target)[judged] * values).sum(-1)
     return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
@@ -96,11 +98,11 @@ def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -
     discount = (log.gamma * goes_on).float()
     with seeds.initialising("networks"):
         network = QNetwork(seen.mean(0), seen.std(0), config.hidden, all_target.shape[-1])
-    target = frozen_copy(network)
+    target, (low, high) = frozen_copy(network), possible_values(log)
 
     def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():
-            aim = reward[index] + discount[index] * (chances[index] * target(then[index])).sum(-1)
+            aim = reward[index] + discount[index] * (chances[index] * target(then[index]).clamp(low, high)).sum(-1)
         taken = network(seen[index]).gather(-1, done[index].unsqueeze(-1)).squeeze(-1)
         error = functional.mse_loss(taken, aim)
         return error, (error.detach(),)
@@ -117,6 +119,16 @@ def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -
             descent.anneal(1.0 - update / config.updates)
         descent.step(torch.randint(len(seen), (config.batch_size,), generator=drawing))
     return network
+
+
+def possible_values(log: Trajectories) -> tuple[float, float]:
+    """The lowest and highest value that rewards like the logged ones can add up to, over 1 / (1 - gamma) steps or the horizon.
+
+    Worked number: rewards between 0 and 1 with gamma 0.99 allow values from 0 to 100.
+    """
+    paid = log.reward[log.mask > 0]
+    steps = float(log.horizon) if log.gamma == 1.0 else 1.0 / (1.0 - log.gamma)
+    return steps * min(0.0, float(paid.min())), steps * max(0.0, float(paid.max()))
 
 
 @dataclass(frozen=True)

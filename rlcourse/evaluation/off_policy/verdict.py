@@ -146,6 +146,12 @@ def _decide(ranked: tuple[Evidence, ...], demands: Demands) -> tuple[Decision, s
         return "reject", f"Every candidate is worse than the logger; the best, {best.candidate}, with probability " + (
             f"{best.probability_worse:.3f}."
         )
+    doubtful = next((one for one in ranked if one.objections), None)
+    if best.probability_worse >= 1.0 - demands.risk and doubtful is not None:
+        return "inconclusive", (
+            f"The best candidate about which something sound is known, {best.candidate}, is worse than the logger; "
+            f"of {doubtful.candidate}: {doubtful.objections[0]}"
+        )
     return "inconclusive", (
         f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}: "
         f"too much to promote ({demands.risk:g} is accepted), and no rejection either."

@@ -1,0 +1,155 @@
+"""Several estimators on one log of one policy, with intervals from the same draws of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rlcourse.errors import ConfigError
+from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose
+from rlcourse.evaluation.off_policy.estimators import (
+    MODEL_FREE,
+    RatioStatistic,
+    Statistic,
+    direct,
+    doubly_robust,
+    marginalised,
+    marginalised_doubly_robust,
+    weighted_doubly_robust,
+)
+from rlcourse.evaluation.off_policy.intervals import Resampled, resample
+from rlcourse.evaluation.off_policy.models import (
+    FQEConfig,
+    ModelValues,
+    fitted_q_evaluation,
+    linear_model,
+    step_weights,
+)
+from rlcourse.evaluation.off_policy.trajectories import Trajectories
+from rlcourse.randomness import Seeds
+
+EstimatorName = Literal["is", "wis", "pdis", "wpdis", "fqe", "linear", "mis", "dr", "wdr", "mdr"]
+ESTIMATOR_NAMES: tuple[EstimatorName, ...] = get_args(EstimatorName)
+DESCRIPTIONS: dict[EstimatorName, str] = {
+    "is": "importance sampling",
+    "wis": "weighted importance sampling",
+    "pdis": "per-decision importance sampling",
+    "wpdis": "weighted per-decision importance sampling",
+    "fqe": "fitted Q evaluation, a network",
+    "linear": "the direct method, a linear model",
+    "mis": "marginalised ratios",
+    "dr": "doubly robust",
+    "wdr": "weighted doubly robust",
+    "mdr": "marginalised doubly robust",
+}
+WEIGHING: frozenset[EstimatorName] = frozenset({"is", "wis", "pdis", "wpdis", "dr", "wdr"})
+"""Those that multiply ratios over an episode: their weights have to be looked at."""
+BLIND: frozenset[EstimatorName] = frozenset({"fqe", "mis"})
+"""Those whose model or weights are not fitted anew to each resample: their intervals know nothing of *its* error."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a log says about one policy."""
+
+    values: dict[EstimatorName, Resampled]
+    diagnostics: Diagnostics
+
+
+def assess(
+    log: Trajectories,
+    estimators: Sequence[EstimatorName],
+    *,
+    seeds: Seeds,
+    features: Tensor | None = None,
+    fqe: FQEConfig | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1_000,
+) -> Assessment:
+    """Estimate and resample; what several estimators need (a model, step weights) is fitted once.
+
+    Args:
+        log: with observations where a model is asked for.
+        estimators: names from :data:`ESTIMATOR_NAMES`.
+        seeds: the bootstrap draws from ``"bootstrap"``, the same for every estimator and every policy; models from a child.
+        features: ``(N, T + 1, F)`` for linear models and step weights; by default :func:`quadratic_features`.
+        fqe: settings of fitted Q evaluation.
+        confidence: of the intervals.
+        resamples: B.
+
+    Raises:
+        ConfigError: an unknown name.
+        DatasetInvalidError: the log cannot answer.
+    """
+    unknown = [name for name in estimators if name not in ESTIMATOR_NAMES]
+    if unknown or not estimators:
+        raise ConfigError(
+            f"There is no estimator called {unknown[0]!r}." if unknown else "No estimator was named.",
+            mend=f"Use some of {', '.join(ESTIMATOR_NAMES)}.",
+        )
+    parts = _Parts(log, seeds, features, fqe)
+    makers: dict[EstimatorName, Callable[[], Statistic]] = {
+        "fqe": lambda: direct(log, parts.model),
+        "linear": lambda: linear_model(log, parts.features, ridge=RIDGE),
+        "mis": lambda: marginalised(log, parts.weights),
+        "dr": lambda: doubly_robust(log, parts.model),
+        "wdr": lambda: weighted_doubly_robust(log, parts.model),
+        "mdr": lambda: marginalised_doubly_robust(log, parts.weights, parts.model),
+    }
+    values: dict[EstimatorName, Resampled] = {}
+    for name in estimators:
+        statistic = makers[name]() if name in makers else MODEL_FREE[name](log)
+        values[name] = resample(statistic, rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples)
+    return Assessment(values, diagnose(log))
+
+
+def logger_value(log: Trajectories, *, seeds: Seeds, confidence: float = 0.95, resamples: int = 1_000) -> Resampled:
+    """What the policy that acted is worth: the mean of its own returns, resampled by the same draws as :func:`assess`."""
+    return resample(
+        RatioStatistic.mean(log.returns()),
+        rng=seeds.numpy("bootstrap"),
+        confidence=confidence,
+        resamples=resamples,
+    )
+
+
+RIDGE = 1e-3
+"""Keeps systems solvable in which a feature hardly varies; small beside sums over a log."""
+
+
+def quadratic_features(log: Trajectories) -> Tensor:
+    """``(N, T + 1, F)``: 1, the standardised observation, and all products of two of its entries."""
+    if log.obs is None:
+        raise ConfigError("The log has no observations.", mend="Make it with Trajectories.from_episodes.")
+    there = torch.cat([torch.ones_like(log.mask[:, :1]), log.mask], dim=-1) > 0
+    rows = log.obs[there].double()
+    scaled = (log.obs.double() - rows.mean(0)) / rows.std(0).clamp_min(1e-6)
+    first, second = torch.triu_indices(scaled.shape[-1], scaled.shape[-1])
+    return torch.cat([torch.ones_like(scaled[..., :1]), scaled, scaled[..., first] * scaled[..., second]], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is fitted at most once."""
+
+    log: Trajectories
+    seeds: Seeds
+    given: Tensor | None
+    fqe: FQEConfig | None
+
+    @cached_property
+    def features(self) -> Tensor:
+        return quadratic_features(self.log) if self.given is None else self.given
+
+    @cached_property
+    def model(self) -> ModelValues:
+        return fitted_q_evaluation(self.log, self.fqe, seeds=self.seeds.child("fqe"))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        return step_weights(self.log, self.features, ridge=RIDGE)

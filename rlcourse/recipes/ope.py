@@ -1,0 +1,249 @@
+"""``rlcourse ope``: what saved policies would earn, judged by a log that another policy wrote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.devices import torch_threads
+from rlcourse.errors import ConfigError, DatasetInvalidError
+from rlcourse.evaluation.off_policy import (
+    BLIND,
+    WEIGHING,
+    Assessment,
+    Demands,
+    EstimatorName,
+    FQEConfig,
+    OffPolicyVerdict,
+    Propensities,
+    Resampled,
+    Trajectories,
+    assess,
+    estimate_propensities,
+    judge,
+    logger_value,
+)
+from rlcourse.experience.minari_files import Dataset, load_dataset
+from rlcourse.files import atomic_path, write_json
+from rlcourse.networks import EpsilonGreedyPolicy, UniformPolicy
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
+from rlcourse.recipes.pictures import check_format
+from rlcourse.vocabulary import DiscretePolicy
+
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ope(Common):
+    """Estimate what policies would earn from a log alone, and say whether one may be promoted.
+
+    Nothing is run in an environment. Every estimate comes with an interval from resampled episodes, and with what speaks
+    against it. Exit status 0 whatever the verdict: an honest "inconclusive" is an answer.
+
+    Example: rlcourse ope --dataset cartpole/mixed-v0 --policy runs/compare/policy uniform --epsilon 0.1
+    """
+
+    dataset: str
+    """Name under the Minari root, or a path."""
+    policy: tuple[str, ...]
+    """Folders of saved policies; the word uniform stands for random actions."""
+    epsilon: float = 0.0
+    """Let each policy act at random this often, as it would be deployed. A policy that never errs gives nearly every logged
+    episode the weight 0."""
+    estimators: tuple[EstimatorName, ...] = ("wis", "wpdis", "fqe", "linear", "wdr")
+    """Which estimators to show."""
+    decide_by: EstimatorName = "wdr"
+    """Which of them the verdict rests on."""
+    propensities: Propensities = "logged"
+    """Use the logged ones, or guess them by cloning the logger."""
+    gamma: float = 0.99
+    """Discount."""
+    episodes: int | None = None
+    """Use only so many episodes, drawn evenly; all by default."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    resamples: int = 1_000
+    """How often the episodes are drawn anew."""
+    demands: Annotated[Demands, NO_PREFIX] = field(default_factory=Demands)
+    """What evidence has to look like before it is acted on."""
+    fqe: FQEConfig = field(default_factory=FQEConfig)
+    """Settings of fitted Q evaluation."""
+    verdict: Path | None = None
+    """Write the verdict alone to this JSON file; the release gate reads it."""
+    plot: Path | None = None
+    """Draw estimates and intervals to this file (.png, .svg or .pdf)."""
+    root: Path | None = None
+    """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+
+    def __post_init__(self) -> None:
+        if not self.policy or len(set(self.policy)) != len(self.policy):
+            raise ConfigError("No policy was named, or one twice.", mend="Name each once after --policy.")
+        if self.decide_by not in self.estimators:
+            raise ConfigError(
+                f"The verdict cannot rest on {self.decide_by}, which is not estimated.",
+                mend=f"Name {self.decide_by} after --estimators, or another after --decide-by.",
+            )
+        if self.decide_by in BLIND:
+            raise ConfigError(
+                f"The interval of {self.decide_by} knows nothing of its model's own error; no verdict can rest on it.",
+                mend="Decide by linear, wdr or another one.",
+            )
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"{self.episodes} episodes say nothing.", mend="Use 1 or more.")
+
+
+def run(config: Ope) -> int:
+    """Load, estimate, judge, report."""
+    started = time.perf_counter()
+    check_format(config.plot)
+    seeds = Seeds(config.seed)
+    dataset = load_dataset(config.dataset, root=config.root)
+    policies = {name: _policy(name, dataset, config.epsilon) for name in config.policy}
+    episodes = dataset.episodes
+    if config.episodes is not None and config.episodes < episodes.num_episodes:
+        chosen = seeds.numpy("episodes").choice(episodes.num_episodes, config.episodes, replace=False)
+        episodes = episodes.select(np.sort(chosen))
+    with torch_threads(1):
+        guessed = None
+        if config.propensities == "estimated":
+            say("guessing the logger's propensities by cloning it")
+            guessed = estimate_propensities(episodes, num_actions=dataset.card.num_actions, seeds=seeds.child("clone"))
+        found: dict[str, Assessment] = {}
+        log: Trajectories | None = None
+        for name, policy in policies.items():
+            say(f"estimating {name}")
+            log = Trajectories.from_episodes(episodes, policy, gamma=config.gamma, behaviour=guessed)
+            found[name] = assess(
+                log,
+                config.estimators,
+                seeds=seeds,
+                fqe=config.fqe,
+                confidence=config.confidence,
+                resamples=config.resamples,
+            )
+        assert log is not None  # __post_init__ refuses an empty list
+        logger = logger_value(log, seeds=seeds, confidence=config.confidence, resamples=config.resamples)
+    answer = judge(
+        {name: one.values[config.decide_by] for name, one in found.items()},
+        logger,
+        {name: one.diagnostics for name, one in found.items()},
+        config.demands,
+        rests_on_weights=config.decide_by in WEIGHING,
+    )
+    show_result(readable(config, found, logger, answer), config.json)
+    if config.plot is not None:
+        picture(config.plot, found, logger, title=config.dataset)
+        say(f"picture written to {config.plot}")
+    if config.verdict is not None:
+        write_json(config.verdict, answer.to_json())
+        say(f"verdict written to {config.verdict}")
+    rows = [
+        {
+            "policy": name,
+            "dataset": config.dataset,
+            "estimator": estimator,
+            "estimate": value.estimate,
+            "ci_low": value.interval.low,
+            "ci_high": value.interval.high,
+        }
+        for name, one in found.items()
+        for estimator, value in one.values.items()
+    ]
+    content = report(
+        "ope",
+        config,
+        seconds=time.perf_counter() - started,
+        results=rows,
+        logger=plain(logger.interval),
+        diagnostics={name: plain(one.diagnostics) for name, one in found.items()},
+        verdict=answer.to_json(),
+    )
+    write_report(config.json, content)
+    return 0
+
+
+def _policy(name: str, dataset: Dataset, epsilon: float) -> DiscretePolicy:
+    if name == UNIFORM:
+        return UniformPolicy(dataset.card.num_actions)
+    artifact = PolicyArtifact.load(Path(name))
+    about, width = artifact.description, dataset.episodes.observations.shape[-1]
+    if (about.obs_size, about.num_actions) != (width, dataset.card.num_actions):
+        raise DatasetInvalidError(
+            f"{name} acts on {about.obs_size} numbers with {about.num_actions} actions; "
+            f"the log has {width} and {dataset.card.num_actions}.",
+            mend="Judge a policy by a log of its own task.",
+        )
+    return EpsilonGreedyPolicy(artifact.policy(), epsilon) if epsilon > 0.0 else artifact.policy()
+
+
+def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answer: OffPolicyVerdict) -> str:
+    """Tables, then the verdict and what speaks against it."""
+    header = ["policy", "estimator", f"value [{config.confidence:.0%} interval]"]
+    rows = [["(the logger)", "its own returns", str(logger.interval)]]
+    rows += [
+        [name, estimator, str(value.interval)] for name, one in found.items() for estimator, value in one.values.items()
+    ]
+    about = ["policy", "episodes", "worth", "largest share", "weight 0", "mean weight", "tail k", "never logged"]
+    warnings = [
+        [
+            name,
+            str(one.diagnostics.episodes),
+            f"{one.diagnostics.effective_sample_size:.1f}",
+            f"{one.diagnostics.largest_share:.0%}",
+            f"{one.diagnostics.zero_share:.0%}",
+            f"{one.diagnostics.mean_weight:.2f}",
+            "-" if one.diagnostics.tail_shape is None else f"{one.diagnostics.tail_shape:.2f}",
+            "-" if one.diagnostics.unlogged_mass is None else f"{one.diagnostics.unlogged_mass:.0%}",
+        ]
+        for name, one in found.items()
+    ]
+    lines = [
+        table(header, rows),
+        "",
+        table(about, warnings),
+        "",
+        f"{answer.decision}: {answer.reason}",
+        *(
+            f"  {one.candidate}: worse than the logger with probability {one.probability_worse:.3f}, "
+            f"value at risk {one.value_at_risk:+.1f}" + "".join(f"\n    but {words}" for words in one.objections)
+            for one in answer.evidence
+        ),
+    ]
+    if config.propensities == "estimated":
+        lines += ["", "Propensities were guessed. No interval above knows of the error in them."]
+    return "\n".join(lines)
+
+
+def picture(target: Path, found: dict[str, Assessment], logger: Resampled, *, title: str) -> None:
+    """Every estimate with its interval, and the logger's as a band.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    names: Sequence[EstimatorName] = list(next(iter(found.values())).values)
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found) * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(logger.interval.low, logger.interval.high, color="0.6", alpha=0.35, label="the logger")
+    row, ticks = 0, []
+    for index, (policy, one) in enumerate(found.items()):
+        for name in names:
+            interval = one.values[name].interval
+            sides = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
+            if np.isfinite(sides).all():
+                axes.errorbar(interval.estimate, row, xerr=sides, fmt="o", color=f"C{index}", capsize=3)
+            ticks.append(f"{Path(policy).name}, {name}")
+            row += 1
+    axes.set_yticks(range(row), ticks)
+    axes.invert_yaxis()
+    axes.set(xlabel="discounted return", title=title)
+    axes.legend()
+    with atomic_path(target) as part:
+        figure.savefig(part, format=target.suffix[1:], dpi=150)
