@@ -146,3 +146,99 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     Worked number: the weights (1, 1, 2) give 16 / 6 = 2.67.
     """
     return weights.sum(-1).square() / weights.square().sum(-1)
+
+
+def weighted_mean(weights: Tensor, values: Tensor) -> Tensor:
+    r"""A mean in which some count more: :math:`\sum_i w_i x_i / \sum_i w_i`.
+
+    Self-normalised importance sampling: divided by the sum of the weights and not by N, so that the answer stays within the
+    range of the values. Precup, Sutton and Singh (2000); Swaminathan and Joachims (2015).
+
+    Args:
+        weights: ``(..., N)``, none below 0 and not all 0.
+        values: ``(..., N)``.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: weights (3, 1) of the values (1, 5) give 8 / 4 = 2.
+    """
+    return (weights * values).sum(-1) / weights.sum(-1)
+
+
+def clipped_cumulative_ratios(ratios: Tensor, cap: float) -> Tensor:
+    r"""Products of ratios, none above ``cap``: :math:`\min(\rho_t, c)`.
+
+    Capping trades variance for bias: a weight that should be 1,000 counts as c. It is the product that is capped at each
+    decision. Capped ratios multiplied are something else: an early factor of 10 that a later one of 0.1 takes back would leave
+    0.1 c behind. Ionides (2008), "Truncated importance sampling".
+
+    Args:
+        ratios: ``(N, T)`` from :func:`step_ratios`.
+        cap: c, above 0.
+
+    Returns:
+        ``(N, T)``.
+
+    Worked number: the ratios (4, 0.25, 3) with cap 2 give (2, 1, 2); capped before they are multiplied, (2, 0.5, 1).
+    """
+    return ratios.cumprod(-1).clamp(max=cap)
+
+
+def taken_and_expected(q: Tensor, probabilities: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    r"""What a model says of the action that was logged, and of what the target policy would do there:
+    :math:`Q(s, a)` and :math:`V(s) = \sum_{a'} \pi(a'|s)\,Q(s, a')`.
+
+    Fitted Q evaluation moves the first towards :math:`r + \gamma V(s')`. With the logged next action in place of the sum it
+    would evaluate the logger. Le, Voloshin and Yue (2019).
+
+    Args:
+        q: ``(..., A)``.
+        probabilities: ``(..., A)`` of the target policy.
+        action: ``(...)`` int64, what was logged.
+
+    Returns:
+        Two tensors ``(...)``.
+
+    Worked number: q (1, 5), probabilities (0.25, 0.75) and logged action 0 give 1 and 4.
+    """
+    taken = q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    expected = (probabilities * q).sum(-1)
+    return taken, expected
+
+
+def resampled_means(reward: Tensor, drawn: Tensor) -> Tensor:
+    r"""What the mean return would have been, had other episodes come up.
+
+    The bootstrap draws whole episodes. The steps of one belong together: drawn one by one they would look like N times T
+    independent observations, and the interval would come out far too narrow. Efron (1979).
+
+    Args:
+        reward: ``(N, T)``, 0 after an episode's end.
+        drawn: ``(B, N)`` int64, which N episodes came up in each of B draws.
+
+    Returns:
+        ``(B,)``.
+
+    Worked number: episodes that paid (1, 1) and (3, 1); drawn (0, 0) and (0, 1): the means are 2 and 3.
+    """
+    returns = reward.sum(-1)
+    return returns[drawn].mean(-1)
+
+
+def probability_worse(candidate: Tensor, logger: Tensor) -> Tensor:
+    r"""Share of the resamples in which a candidate earns less than the logger, ties counting half.
+
+    Both on the same draws of the same episodes: luck that both share does not count against either.
+
+    Args:
+        candidate: ``(B,)`` estimates of the candidate.
+        logger: ``(B,)`` mean returns of the logger in the same resamples.
+
+    Returns:
+        ``()``, from 0 to 1.
+
+    Worked number: (3, 1, 2, 2) against (2, 2, 2, 1): one loss, one tie in four, so 0.375.
+    """
+    lost, tied = candidate < logger, candidate == logger
+    return lost.to(candidate.dtype).mean() + 0.5 * tied.to(candidate.dtype).mean()

@@ -11,12 +11,17 @@ from torch import tensor
 from rlcourse.environments.known_answers import uniform_expectile
 from rlcourse.errors import ConfigError
 from rlcourse.objectives.importance import (
+    clipped_cumulative_ratios,
     cumulative_ratios,
     doubly_robust_returns,
     effective_sample_size,
     importance_sampled_returns,
     per_decision_returns,
+    probability_worse,
+    resampled_means,
     step_ratios,
+    taken_and_expected,
+    weighted_mean,
 )
 from rlcourse.objectives.importance import discounted_returns as discounted_rows
 from rlcourse.objectives.policies import (
@@ -277,3 +282,13 @@ def test_doubly_robust_returns() -> None:
 
 def test_effective_sample_size() -> None:
     close(effective_sample_size(tensor([1.0, 1.0, 2.0])), 16 / 6)
+
+
+def test_judging_by_weights() -> None:
+    close(weighted_mean(tensor([3.0, 1.0]), tensor([1.0, 5.0])), 2.0)
+    close(clipped_cumulative_ratios(tensor([[4.0, 0.25, 3.0]]), 2.0), [[2.0, 1.0, 2.0]])
+    taken, expected = taken_and_expected(tensor([[1.0, 5.0]]), tensor([[0.25, 0.75]]), tensor([0]))
+    close(taken, [1.0])
+    close(expected, [4.0])
+    close(resampled_means(tensor([[1.0, 1.0], [3.0, 1.0]]), tensor([[0, 0], [0, 1]])), [2.0, 3.0])
+    close(probability_worse(tensor([3.0, 1.0, 2.0, 2.0]), tensor([2.0, 2.0, 2.0, 1.0])), 0.375)

@@ -7,7 +7,6 @@ action. Whoever puts the logged next action there evaluates the logger.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +15,8 @@ from torch.nn import functional
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 from rlcourse.evaluation.off_policy.trajectories import Trajectories
 from rlcourse.networks import Descent, QNetwork, frozen_copy, polyak_update_
+from rlcourse.objectives.importance import taken_and_expected
+from rlcourse.objectives.values import bellman_target
 from rlcourse.randomness import Seeds
 
 
@@ -69,7 +70,7 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         DatasetInvalidError: the log has no observations, or fewer episodes than folds.
     """
     config = config or FQEConfig()
-    obs, action, _, ended = _required(log)
+    obs, action, all_target, ended = _required(log)
     if log.num_episodes < config.folds:
         raise DatasetInvalidError(
             f"{log.num_episodes} episodes cannot be split into {config.folds} parts.",
@@ -83,8 +84,8 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         network = _fit(log, others, config, seeds.child(f"fold {number}"))
         with torch.no_grad():
             values = network(obs[judged]).double().clamp(*possible_values(log))  # (n, T + 1, A)
-        q[judged] = values[:, :-1].gather(-1, action[judged].unsqueeze(-1)).squeeze(-1)
-        value[judged] = (cast(Tensor, log.all_target)[judged] * values).sum(-1)
+        q[judged], _ = taken_and_expected(values[:, :-1], all_target[judged, :-1], action[judged])
+        value[judged] = (all_target[judged] * values).sum(-1)
     return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
 
 
@@ -102,8 +103,12 @@ def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -
 
     def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():
-            aim = reward[index] + discount[index] * (chances[index] * target(then[index]).clamp(low, high)).sum(-1)
-        taken = network(seen[index]).gather(-1, done[index].unsqueeze(-1)).squeeze(-1)
+            ahead = target(then[index]).clamp(low, high)
+            _, expected = taken_and_expected(
+                ahead, chances[index], done[index]
+            )  # what was logged is of no account here
+            aim = bellman_target(reward[index], discount[index], expected)
+        taken, _ = taken_and_expected(network(seen[index]), chances[index], done[index])
         error = functional.mse_loss(taken, aim)
         return error, (error.detach(),)
 
@@ -215,7 +220,7 @@ def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -
     everything = torch.ones(1, log.num_episodes, dtype=torch.float64)
     theta = _solve(model.system(everything), everything @ model.reward).flatten()
     values = features.double() @ theta.unflatten(0, (all_target.shape[-1], -1)).mT  # (N, T + 1, A)
-    q = values[:, :-1].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    q, _ = taken_and_expected(values[:, :-1], all_target[:, :-1], action)
     value = (all_target * values).sum(-1)
     return ModelValues(q, value[:, :-1], _tail(value, log, ended))
 

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import stats
 
 from rlcourse.errors import ConfigError, ShapeError
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics
 from rlcourse.evaluation.off_policy.intervals import Array, Resampled
 from rlcourse.evaluation.statistics import Interval
+from rlcourse.objectives.importance import probability_worse
 
 Decision = Literal["promote", "reject", "inconclusive"]
 
@@ -114,7 +116,8 @@ def judge(
             )
         gain = found.values - logger.values
         sure = np.isfinite(gain).all()
-        worse = float(np.mean(gain < 0) + 0.5 * np.mean(gain == 0)) if sure else 0.5
+        pair = torch.from_numpy(found.values), torch.from_numpy(logger.values)
+        worse = float(probability_worse(*pair)) if sure else 0.5
         evidence.append(
             Evidence(
                 candidate=name,
