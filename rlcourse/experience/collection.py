@@ -29,7 +29,10 @@ class EpisodeRecorder:
         self._rows: list[tuple[Tensor, ...]] = []
 
     def record(self, obs: Tensor, action: Tensor, probability: Tensor, step: Step) -> None:
-        """Add one row: what was seen ``(N, D)``, done ``(N,)``, how likely that was ``(N,)``, what came of it."""
+        """Add one row: what was seen ``(N, D)``, done ``(N,)`` or ``(N, K)``, how likely that was ``(N,)``, what came of it.
+
+        How likely a continuous action was is a density in the units of the action; NaN where nobody can say.
+        """
         row = (obs, action, probability, step.reward, step.terminated, step.truncated, step.next_obs)
         self._rows.append(row)
 
@@ -42,7 +45,7 @@ class EpisodeRecorder:
         obs, action, probability, reward, terminated, truncated, next_obs = (
             torch.stack(column).transpose(0, 1).cpu().numpy() for column in zip(*self._rows, strict=True)
         )  # each (N, T, ...)
-        num_envs, num_steps = action.shape
+        num_envs, num_steps = reward.shape
         env, last = np.nonzero(terminated | truncated)
         begins = np.where(np.diff(env, prepend=-1) != 0, 0, np.roll(last, 1) + 1)
         order = np.lexsort((env, last))
@@ -52,7 +55,7 @@ class EpisodeRecorder:
         steps = concatenated_ranges(first, lengths)
         return Episodes(
             observations=_with_last(obs.reshape(num_envs * num_steps, -1), next_obs, steps, final, lengths),
-            actions=action.reshape(-1)[steps].astype(np.int64),
+            actions=_joined(action)[steps],
             rewards=reward.reshape(-1)[steps].astype(np.float32),
             behaviour_probabilities=probability.reshape(-1)[steps].astype(np.float32),
             lengths=lengths.astype(np.int64),
@@ -108,6 +111,13 @@ def first_transitions(episodes: Episodes, num_transitions: int) -> Episodes:
         lengths=lengths,
         terminated=terminated,
     )
+
+
+def _joined(action: np.ndarray) -> np.ndarray:
+    # (N, T) or (N, T, K): one environment's steps after the other's.
+    if action.ndim == 2:
+        return action.reshape(-1).astype(np.int64)
+    return action.reshape(-1, action.shape[-1]).astype(np.float32)
 
 
 def _with_last(

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 _KINDS = {
     "observations": "f",
-    "actions": "iu",
+    "actions": "iuf",
     "rewards": "f",
     "behaviour_probabilities": "f",
     "lengths": "iu",
@@ -36,9 +36,9 @@ class Episodes:
     """``E`` episodes with ``S`` steps in all."""
 
     observations: Array  # (S + E, D) float32
-    actions: Array  # (S,) int64
+    actions: Array  # (S,) int64, or (S, K) float32
     rewards: Array  # (S,) float32
-    behaviour_probabilities: Array  # (S,) float32: pi_b(action | obs); NaN only where it was not logged
+    behaviour_probabilities: Array  # (S,) float32: pi_b(action | obs), a density over continuous ones; NaN: not logged
     lengths: Array  # (E,) int64
     terminated: Array  # (E,) bool: the task ended; otherwise the episode was cut off
 
@@ -51,6 +51,11 @@ class Episodes:
     def num_transitions(self) -> int:
         """``S``."""
         return len(self.actions)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are numbers, not names of a finite set."""
+        return self.actions.dtype.kind == "f"
 
     @property
     def num_bytes(self) -> int:
@@ -102,12 +107,17 @@ class Episodes:
 
     def _claims(self) -> list[tuple[str, bool]]:
         # Later claims may only be looked at if earlier ones hold, hence the early return.
-        steps, episodes = self.actions.size, self.lengths.size
+        steps, episodes = len(self.actions) if self.actions.ndim else 0, self.lengths.size
+        continuous = self.continuous and self.actions.ndim == 2 and self.actions.shape[-1] > 0
+        wanted = f"({steps}, K)" if self.continuous else str((steps,))
         claims = [
             ("The data set holds no episodes.", episodes > 0 and steps > 0),
             (f"Observations have {self.observations.ndim} axes, expected 2.", self.observations.ndim == 2),
             ("Observations have no entries.", self.observations.size > 0),
-            (f"Actions have shape {self.actions.shape}, expected {(steps,)}.", self.actions.shape == (steps,)),
+            (
+                f"Actions have shape {self.actions.shape}, expected {wanted}.",
+                continuous or (not self.continuous and self.actions.shape == (steps,)),
+            ),
             (f"Lengths have shape {self.lengths.shape}, expected {(episodes,)}.", self.lengths.shape == (episodes,)),
             *(
                 (f"{name} is an array of {getattr(self, name).dtype}.", getattr(self, name).dtype.kind in kinds)
@@ -143,6 +153,16 @@ class Episodes:
             *claims,
             ("Some rewards are NaN or infinite.", bool(np.isfinite(self.rewards).all())),
             ("Some observations are NaN or infinite.", bool(np.isfinite(self.observations).all())),
+            *self._claims_on_actions(known),
+        ]
+
+    def _claims_on_actions(self, known: Array) -> list[tuple[str, bool]]:
+        if self.continuous:  # a density has no upper end
+            return [
+                ("Some actions are NaN or infinite.", bool(np.isfinite(self.actions).all())),
+                ("Some propensities are not finite numbers above 0.", bool(((known > 0) & np.isfinite(known)).all())),
+            ]
+        return [
             ("Some actions are negative.", bool((self.actions >= 0).all())),
             ("Some propensities are outside (0, 1].", bool(((known > 0) & (known <= 1.0 + 1e-6)).all())),
         ]

@@ -26,6 +26,7 @@ import gymnasium
 import h5py
 import minari
 import numpy as np
+import torch
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from minari.serialization import serialize_space
 
@@ -35,6 +36,7 @@ from rlcourse.experience.card import DatasetCard, installed_versions
 from rlcourse.experience.episodes import Array, Episodes
 from rlcourse.experience.names import dataset_id, datasets_root, find, is_only_dataset, list_datasets, place
 from rlcourse.files import atomic_directory
+from rlcourse.vocabulary import ActionSpace, ContinuousActions, DiscreteActions
 
 __all__ = [
     "Dataset",
@@ -46,7 +48,8 @@ __all__ = [
 ]
 
 FORMAT = "rlcourse data set"
-FORMAT_VERSION = 1
+DISCRETE, CONTINUOUS = 1, 2
+"""Versions of the format. They differ in the kind of actions alone, so that logs of discrete ones are what they were."""
 MANIFEST, COLUMNS = "manifest.json", "columns.hdf5"
 MAIN, METADATA = "data/main_data.hdf5", "data/metadata.json"
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -57,9 +60,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "lengths": np.dtype(np.int64),
     "terminated": np.dtype(np.bool_),
 }
+BOUND_TOLERANCE = 1e-5
+"""Share of the range by which a continuous action may lie outside its bounds: what float32 may do to one upon them."""
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError)  # what h5py raises, by turns
 PROPENSITY = "behaviour_probability"
-"""Key in Minari's infos: ``(T,)``, the probability of ``actions[t]``."""
+"""Key in Minari's infos: ``(T,)``, the probability of ``actions[t]``, or its density in the units of the actions."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,13 @@ def save_dataset(
         DatasetExistsError: there is one, and ``overwrite`` is false; or something that is no data set is there.
         StorageError: the disk is full or not writable; what was there before is whole.
     """
-    _check(episodes, card.num_actions)
+    _check(episodes, card)
     refuse_existing(name_or_path, root=root, overwrite=overwrite)
     folder = place(name_or_path, root)
     card = replace(card, versions=installed_versions())
-    stored = Episodes(**{name: np.ascontiguousarray(getattr(episodes, name), dtype) for name, dtype in DTYPES.items()})
-    _check(stored, card.num_actions)  # again: float64 beyond float32's range has become infinite
+    kinds = dtypes(continuous=card.continuous)
+    stored = Episodes(**{name: np.ascontiguousarray(getattr(episodes, name), dtype) for name, dtype in kinds.items()})
+    _check(stored, card)  # again: float64 beyond float32's range has become infinite
     with atomic_directory(folder) as part:
         (part / "data").mkdir()
         (part / COLUMNS).write_bytes(_columns(stored))
@@ -113,7 +119,7 @@ def save_dataset(
         (part / METADATA).write_text(_minari_metadata(dataset_id(name_or_path), stored, card), encoding="utf-8")
         content = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": _version(card),
             "card": card.to_json(),
             "files": {name: manifest.entry(part / name) for name in (COLUMNS, MAIN, METADATA)},
         }
@@ -136,17 +142,19 @@ def load_dataset(name_or_path: str | Path, *, root: Path | None = None) -> Datas
     if not (folder / MANIFEST).exists():
         return _load_foreign(folder)
     content = manifest.unsealed(folder / MANIFEST)
-    if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
+    if content.get("format") != FORMAT or content.get("format_version") not in (DISCRETE, CONTINUOUS):
         raise DatasetInvalidError(
             f"{folder} is in format {content.get('format')!r} {content.get('format_version')!r}, "
-            f"expected {FORMAT!r} {FORMAT_VERSION}.",
+            f"expected {FORMAT!r} {DISCRETE} or {CONTINUOUS}.",
             mend="Install the version of rlcourse that wrote it, or write it again with this one.",
         )
     if set(content["files"]) != {COLUMNS, MAIN, METADATA}:
         raise DatasetInvalidError(f"{folder}'s manifest lists other files than expected.", mend=manifest.MEND)
     manifest.verify(folder, content["files"])
     card = DatasetCard.from_json(content["card"])
-    episodes = _check(_read_columns(folder / COLUMNS), card.num_actions)
+    if content["format_version"] != _version(card):
+        raise DatasetInvalidError(f"{folder}'s card does not fit its format version.", mend=manifest.MEND)
+    episodes = _check(_read_columns(folder / COLUMNS, dtypes(continuous=card.continuous)), card)
     return Dataset(episodes, card, folder, content["checksum"], _size(folder))
 
 
@@ -165,15 +173,43 @@ def refuse_existing(name_or_path: str | Path, *, root: Path | None = None, overw
         )
 
 
-def _check(episodes: Episodes, num_actions: int) -> Episodes:
-    episodes.validate()
-    highest = int(episodes.actions.max())
-    if highest >= num_actions:
-        raise DatasetInvalidError(
-            f"There is an action {highest}, but the card names {num_actions} actions (0 to {num_actions - 1}).",
-            mend="Look at how the data was collected; it cannot be learned from.",
-        )
+def dtypes(*, continuous: bool) -> dict[str, np.dtype[Any]]:
+    """What each column is stored as."""
+    return {**DTYPES, "actions": np.dtype(np.float32)} if continuous else DTYPES
+
+
+def _version(card: DatasetCard) -> int:
+    return CONTINUOUS if card.continuous else DISCRETE
+
+
+def _check(episodes: Episodes, card: DatasetCard) -> Episodes:
+    problem = _misfit(episodes.validate(), card)
+    if problem is not None:
+        raise DatasetInvalidError(problem, mend="Look at how the data was collected; it cannot be learned from.")
     return episodes
+
+
+def _misfit(episodes: Episodes, card: DatasetCard) -> str | None:
+    if card.continuous != episodes.continuous:
+        kinds = "continuous", "discrete"
+        return f"Actions are {kinds[not episodes.continuous]}, but the card says {kinds[not card.continuous]}."
+    if not card.continuous:
+        highest, named = int(episodes.actions.max()), card.num_actions
+        there_is = f"There is an action {highest}, but the card names {named} actions (0 to {named - 1})."
+        return there_is if highest >= named else None
+    size, bounds = episodes.actions.shape[-1], (card.action_low, card.action_high)
+    if size != len(card.action_low):
+        return f"An action is {size} numbers, but the card bounds {len(card.action_low)}."
+    low, high = (np.asarray(bound, dtype=np.float64) for bound in bounds)
+    slack = BOUND_TOLERANCE * (high - low)
+    outside = (episodes.actions < low - slack) | (episodes.actions > high + slack)
+    if not outside.any():
+        return None
+    step, entry = (int(index) for index in np.argwhere(outside)[0])
+    return (
+        f"Entry {entry} of action {step} is {episodes.actions[step, entry]:.6g}, outside {low[entry]:.6g} to "
+        f"{high[entry]:.6g}; so are {int(outside.any(-1).sum())} actions in all."
+    )
 
 
 def _size(folder: Path) -> int:
@@ -182,20 +218,20 @@ def _size(folder: Path) -> int:
 
 def _columns(episodes: Episodes) -> bytes:
     with _memory_file("columns.hdf5") as file:
-        for name in DTYPES:
+        for name in DTYPES:  # of every kind of actions: only their types differ
             file.create_dataset(name, data=getattr(episodes, name))
         return _image(file)
 
 
-def _read_columns(path: Path) -> Episodes:
+def _read_columns(path: Path, kinds: dict[str, np.dtype[Any]]) -> Episodes:
     try:
         with h5py.File(path, "r") as file:
-            columns = {name: file[name][()] for name in DTYPES}
+            columns = {name: file[name][()] for name in kinds}
     except _UNREADABLE as error:
         raise DatasetInvalidError(
             f"{path} does not hold the columns of a data set: {error}.", mend=manifest.MEND
         ) from error
-    for name, dtype in DTYPES.items():
+    for name, dtype in kinds.items():
         if not isinstance(columns[name], np.ndarray) or columns[name].dtype != dtype:
             raise DatasetInvalidError(f"Column {name} of {path} is not an array of {dtype}.", mend=manifest.MEND)
     return Episodes(**columns)
@@ -209,7 +245,7 @@ def _minari_groups(episodes: Episodes) -> bytes:
     creation, grouping = h5p.create(h5p.DATASET_CREATE), h5p.create(h5p.GROUP_CREATE)
     for choices in (creation, grouping):
         choices.set_obj_track_times(False)  # the same data give the same bytes, whenever they are written
-    kinds = {dtype: h5t.py_create(dtype, logical=True) for dtype in DTYPES.values()}
+    kinds = {dtype: h5t.py_create(dtype, logical=True) for dtype in DTYPES.values()}  # actions have one of these, too
     scalar = h5s.create(h5s.SCALAR)
     spaces: dict[tuple[int, ...], Any] = {}
 
@@ -271,16 +307,36 @@ def _minari_metadata(identity: str, episodes: Episodes, card: DatasetCard) -> st
         "total_steps": episodes.num_transitions,
         "dataset_size": round(2 * episodes.num_bytes / 1e6, 1),
         "observation_space": serialize_space(box),
-        "action_space": serialize_space(gymnasium.spaces.Discrete(card.num_actions)),
+        "action_space": serialize_space(_action_space(card)),
         "algorithm_name": card.behaviour,
         "description": f"{card.quality} data of {card.env_id}. Written by: {card.command or 'rlcourse'}",
         "requirements": [],
-        "rlcourse_format": FORMAT_VERSION,
+        "rlcourse_format": _version(card),
     }
     spec = gymnasium.registry.get(card.env_id)
     if spec is not None:
         content["env_spec"] = spec.to_json()
     return json.dumps(content, indent=2) + "\n"
+
+
+def _action_space(card: DatasetCard) -> gymnasium.Space[Any]:
+    if not card.continuous:
+        return gymnasium.spaces.Discrete(card.num_actions)
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in (card.action_low, card.action_high))
+    return gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+
+def _foreign_actions(folder: Path, space: gymnasium.Space[Any]) -> ActionSpace:
+    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
+        return DiscreteActions(int(space.n))
+    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in (space.low, space.high))
+        if low.dim() == 1 and bool((low.isfinite() & high.isfinite()).all()):
+            return ContinuousActions(low, high)
+    raise DatasetInvalidError(
+        f"{folder} has actions of {space}.",
+        mend="Only actions 0 to A - 1, or a bounded Box of numbers with one axis, can be used.",
+    )
 
 
 def _load_foreign(folder: Path) -> Dataset:
@@ -301,11 +357,10 @@ def _load_foreign(folder: Path) -> Dataset:
             raise DatasetInvalidError(
                 f"{folder} has observations of {spaces[0]}.", mend="Only flat vectors can be used."
             )
-        if not (isinstance(spaces[1], gymnasium.spaces.Discrete) and spaces[1].start == 0):
-            raise DatasetInvalidError(
-                f"{folder} has actions of {spaces[1]}.", mend="Only actions 0 to A - 1 can be used."
-            )
-        parts = [_foreign_episode(episode) for episode in source.storage.get_episodes(range(source.total_episodes))]
+        actions = _foreign_actions(folder, spaces[1])
+        kinds = dtypes(continuous=isinstance(actions, ContinuousActions))
+        found = source.storage.get_episodes(range(source.total_episodes))
+        parts = [_foreign_episode(episode, kinds) for episode in found]
         env_id = source.env_spec.id if source.env_spec is not None else "unknown"
     except (*_UNREADABLE, AssertionError, IndexError) as error:
         raise DatasetCorruptError(
@@ -318,7 +373,7 @@ def _load_foreign(folder: Path) -> Dataset:
     logged = "Propensities were logged." if not unknown else f"Propensities of {unknown} steps were not logged."
     card = DatasetCard(
         env_id=env_id,
-        num_actions=int(spaces[1].n),
+        **DatasetCard.fields_of(actions),
         behaviour=str(raw.get("algorithm_name", "unknown")),
         details={
             "source": f"Minari data set {raw.get('dataset_id', folder.name)}, not written by rlcourse: no checksum.",
@@ -326,10 +381,10 @@ def _load_foreign(folder: Path) -> Dataset:
         },
         versions={"minari": str(raw.get("minari_version", "unknown"))},
     )
-    return Dataset(_check(episodes, card.num_actions), card, folder, None, _size(folder))
+    return Dataset(_check(episodes, card), card, folder, None, _size(folder))
 
 
-def _foreign_episode(episode: dict[str, Any]) -> Episodes:
+def _foreign_episode(episode: dict[str, Any], kinds: dict[str, np.dtype[Any]]) -> Episodes:
     steps = len(episode["actions"])
     if episode["terminations"][:-1].any() or episode["truncations"][:-1].any():
         raise DatasetInvalidError(f"Episode {episode['id']} goes on after its end.", mend="It cannot be learned from.")
@@ -346,4 +401,4 @@ def _foreign_episode(episode: dict[str, Any]) -> Episodes:
         "lengths": [steps],
         "terminated": [bool(episode["terminations"][-1])],
     }
-    return Episodes(**{name: np.asarray(value, dtype=DTYPES[name]) for name, value in values.items()})
+    return Episodes(**{name: np.asarray(value, dtype=kinds[name]) for name, value in values.items()})

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlcourse.errors import ConfigError
 from rlcourse.experience.episodes import Episodes
 from rlcourse.objectives.returns import discounts, n_step_rewards
-from rlcourse.vocabulary import Batch, DiscreteActions, TaskSpec
+from rlcourse.vocabulary import ActionSpace, Batch, ContinuousActions, DiscreteActions, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,17 @@ class Transitions:
     """``S`` transitions, ready to be drawn from."""
 
     obs: Tensor  # (S, D)
-    action: Tensor  # (S,) int64
+    action: Tensor  # (S,) int64, or (S, K) float
     reward: Tensor  # (S,) folded over n steps
     discount: Tensor  # (S,) gamma**n, or 0 where the task ended within n steps
     next_obs: Tensor  # (S, D) n steps on, or the last of the episode
-    behaviour_probability: Tensor  # (S,)
-    num_actions: int
+    behaviour_probability: Tensor  # (S,) a density where actions are continuous; NaN where it was not logged
+    actions: ActionSpace  # bounds of continuous ones lie on the same device
+
+    @property
+    def num_actions(self) -> int:
+        """``A``; a :class:`~rlcourse.errors.ConfigError` where actions are continuous."""
+        return self.actions.count
 
     def __len__(self) -> int:
         return self.action.shape[0]
@@ -35,14 +41,27 @@ class Transitions:
         episodes: Episodes,
         *,
         gamma: float,
-        num_actions: int,
+        num_actions: int | None = None,
+        actions: ActionSpace | None = None,
         n_step: int = 1,
         device: torch.device | str = "cpu",
     ) -> Self:
         """Lay episodes out as transitions.
 
         An episode that was cut off keeps its discount and looks ahead to the observation after its last step.
+
+        Args:
+            episodes: what was logged.
+            gamma: discount of one step.
+            num_actions: ``A``, for discrete actions.
+            actions: what could be done, of either kind, in place of ``num_actions``: a card's ``actions``.
+            n_step: steps of reality before the first estimate.
+            device: where the tensors will live.
+
+        Raises:
+            ConfigError: the episodes hold actions of another kind or size.
         """
+        space = _fitting(episodes, num_actions, actions, device)
         lengths = episodes.lengths
         ends = np.cumsum(lengths) - 1
         terminated = np.zeros(episodes.num_transitions, dtype=bool)
@@ -65,7 +84,7 @@ class Transitions:
             discount.to(device),
             observations[rows[final] + 1].to(device),
             torch.from_numpy(episodes.behaviour_probabilities).to(device),
-            num_actions,
+            space,
         )
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
@@ -82,5 +101,27 @@ class Transitions:
         )
 
     def spec(self) -> TaskSpec:
-        """What a learner must know: the observations' mean and spread, and the number of actions."""
-        return TaskSpec(self.obs.mean(0), self.obs.std(0), DiscreteActions(self.num_actions))
+        """What a learner must know: the observations' mean and spread, and what can be done."""
+        return TaskSpec(self.obs.mean(0), self.obs.std(0), self.actions)
+
+
+def _fitting(
+    episodes: Episodes, num_actions: int | None, actions: ActionSpace | None, device: torch.device | str
+) -> ActionSpace:
+    if (num_actions is None) == (actions is None):
+        raise ConfigError("Either num_actions or actions says what could be done.", mend="Give one of the two.")
+    space = DiscreteActions(num_actions) if num_actions is not None else actions
+    if isinstance(space, ContinuousActions):
+        if episodes.continuous and episodes.actions.shape[-1] == space.size:
+            return ContinuousActions(space.low.to(device), space.high.to(device))
+        said = f"{space.size} continuous numbers"
+    else:
+        assert space is not None
+        if not episodes.continuous:
+            return space
+        said = f"{space.count} discrete choices"
+    held = f"{episodes.actions.shape[-1]} continuous numbers" if episodes.continuous else "discrete ones"
+    raise ConfigError(
+        f"Actions are said to be {said}, and the episodes hold {held}.",
+        mend="Give actions=card.actions of the data set.",
+    )

@@ -73,8 +73,8 @@ def readable(name: str, summary: Mapping[str, Any]) -> str:
         "",
         f"episodes end   {ends['terminated']} terminated ({ends['terminated'] / episodes:.1%}), "
         f"{ends['time_limit']} cut off ({ends['time_limit'] / episodes:.1%})",
-        "actions        " + ", ".join(f"{index}: {share:.1%}" for index, share in enumerate(actions["frequencies"])),
-        f"propensities   {_propensities(propensities, len(actions['counts']))}",
+        *_actions(actions),
+        f"propensities   {_propensities(propensities, len(actions.get('counts', ())))}",
         "",
         table(
             ["observation", "min", "mean", "max"],
@@ -127,11 +127,19 @@ def returns_picture(target: Path, summary: Mapping[str, Any], *, title: str) -> 
         figure.savefig(part, format=target.suffix[1:], dpi=150)
 
 
+def _actions(found: Mapping[str, Any]) -> list[str]:
+    if "frequencies" in found:
+        shares = enumerate(found["frequencies"])
+        return ["actions        " + ", ".join(f"{index}: {share:.1%}" for index, share in shares)]
+    columns = ("low", "min", "mean", "max", "high", "spread")
+    rows = [[str(index), *(f"{one[key]:.3g}" for key in columns)] for index, one in enumerate(found["entries"])]
+    return ["", table(["action", *columns], rows), ""]
+
+
 def _propensities(found: Mapping[str, Any], num_actions: int) -> str:
+    """``num_actions`` is 0 where they are continuous, and propensities densities."""
     if found["action_entropy"] is None:
         return "not logged"
     known = "" if found["known"] == 1.0 else f"; logged for {found['known']:.1%} of the steps"
-    return (
-        f"{found['min']:.3g} to {found['max']:.3g}, behaviour entropy {found['action_entropy']:.3f} nats "
-        f"(even choice among {num_actions}: {math.log(num_actions):.3f}){known}"
-    )
+    even = f"even choice among {num_actions}: {math.log(num_actions):.3f}" if num_actions else "differential"
+    return f"{found['min']:.3g} to {found['max']:.3g}, behaviour entropy {found['action_entropy']:.3f} nats ({even}){known}"

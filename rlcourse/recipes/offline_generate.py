@@ -52,7 +52,7 @@ def run(config: Generate) -> int:
     probe = make(config.env, 1, seeds=seeds)
     card = DatasetCard(
         env_id=config.env,
-        num_actions=probe.num_actions,
+        **DatasetCard.fields_of(probe.actions),
         quality=config.quality,
         behaviour=made.behaviour,
         seed=config.seed,

@@ -93,11 +93,11 @@ def train_once(
     seeds = Seeds(seed)
     card = dataset.card
     transitions = Transitions.from_episodes(
-        dataset.episodes, gamma=training.gamma, num_actions=card.num_actions, n_step=training.n_step, device=device
+        dataset.episodes, gamma=training.gamma, actions=card.actions, n_step=training.n_step, device=device
     )
     spec = transitions.spec()
     if not training.normalise:
-        spec = TaskSpec.unscaled(spec.obs_mean.shape[0], card.num_actions, device)
+        spec = TaskSpec.unscaled(spec.obs_mean.shape[0], transitions.actions, device)
     learner = offline_learner(algorithm, spec, seeds, configs)
     with wide_products(max(getattr(configs, algorithm).hidden)):
         outcome = train_offline(

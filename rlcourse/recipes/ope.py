@@ -93,8 +93,8 @@ class Ope(Common):
             )
         if self.decide_by in BLIND:
             raise ConfigError(
-                f"The interval of {self.decide_by} knows nothing of its model's own error; no verdict can rest on it.",
-                mend="Decide by linear, wdr or another one.",
+                f"{self.decide_by} is a model and nothing else; no interval knows how wrong its form is.",
+                mend="Decide by wdr, mdr or another one that weighs what was logged.",
             )
         if self.episodes is not None and self.episodes < 1:
             raise ConfigError(f"{self.episodes} episodes say nothing.", mend="Use 1 or more.")
@@ -136,7 +136,7 @@ def run(config: Ope) -> int:
         logger,
         {name: one.diagnostics for name, one in found.items()},
         config.demands,
-        rests_on_weights=config.decide_by in WEIGHING,
+        basis="episodes" if config.decide_by in WEIGHING else "steps",
     )
     show_result(readable(config, found, logger, answer), config.json)
     if config.plot is not None:
@@ -191,7 +191,17 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
     rows += [
         [name, estimator, str(value.interval)] for name, one in found.items() for estimator, value in one.values.items()
     ]
-    about = ["policy", "episodes", "worth", "largest share", "weight 0", "mean weight", "tail k", "never logged"]
+    about = [
+        "policy",
+        "episodes",
+        "worth",
+        "largest share",
+        "weight 0",
+        "mean weight",
+        "tail k",
+        "never logged",
+        "negative",
+    ]
     warnings = [
         [
             name,
@@ -202,6 +212,7 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
             f"{one.diagnostics.mean_weight:.2f}",
             "-" if one.diagnostics.tail_shape is None else f"{one.diagnostics.tail_shape:.2f}",
             "-" if one.diagnostics.unlogged_mass is None else f"{one.diagnostics.unlogged_mass:.0%}",
+            "-" if one.diagnostics.negative_share is None else f"{one.diagnostics.negative_share:.0%}",
         ]
         for name, one in found.items()
     ]

@@ -121,7 +121,7 @@ def test_guessed_propensities_are_said_to_be(
     [
         (["--policy", "uniform", "uniform"], 2, "one twice"),
         (["--policy", "uniform", "--estimators", "wis"], 2, "wdr"),
-        (["--policy", "uniform", "--estimators", "fqe", "--decide-by", "fqe"], 2, "model's own error"),
+        (["--policy", "uniform", "--estimators", "fqe", "--decide-by", "fqe"], 2, "a model and nothing else"),
         (["--policy", "uniform", "--estimators", "guess"], 2, "guess"),
         (["--policy", "nowhere"], 1, "nowhere"),
         (["--policy", "uniform", "--episodes", "0"], 2, "0 episodes"),

@@ -49,6 +49,7 @@ from rlcourse.evaluation.off_policy.models import (
 from rlcourse.evaluation.off_policy.propensities import estimate_propensities
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
 from rlcourse.evaluation.off_policy.verdict import (
+    Basis,
     Decision,
     Demands,
     Evidence,
@@ -66,6 +67,7 @@ __all__ = [
     "MODEL_FREE",
     "WEIGHING",
     "Assessment",
+    "Basis",
     "Decision",
     "Demands",
     "Diagnostics",

@@ -49,8 +49,8 @@ DESCRIPTIONS: dict[EstimatorName, str] = {
 }
 WEIGHING: frozenset[EstimatorName] = frozenset({"is", "wis", "pdis", "wpdis", "dr", "wdr"})
 """Those that multiply ratios over an episode: their weights have to be looked at."""
-BLIND: frozenset[EstimatorName] = frozenset({"fqe", "mis"})
-"""Those whose model or weights are not fitted anew to each resample: their intervals know nothing of *its* error."""
+BLIND: frozenset[EstimatorName] = frozenset({"fqe", "linear", "mis"})
+"""Those that are a model and nothing else: no interval knows how wrong its form is, so no decision may rest on them."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def assess(
     for name in estimators:
         statistic = makers[name]() if name in makers else MODEL_FREE[name](log)
         values[name] = resample(statistic, rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples)
-    return Assessment(values, diagnose(log))
+    weights = parts.weights if {"mis", "mdr"} & set(estimators) else None
+    return Assessment(values, diagnose(log, weights))
 
 
 def logger_value(log: Trajectories, *, seeds: Seeds, confidence: float = 0.95, resamples: int = 1_000) -> Resampled:

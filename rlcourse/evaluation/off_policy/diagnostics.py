@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
+from torch import Tensor
 
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
 from rlcourse.objectives.importance import effective_sample_size
@@ -37,12 +38,15 @@ class Diagnostics:
     trusted; None where there are too few weights to say."""
     unlogged_mass: float | None
     """Probability that the target policy puts on actions that appear nowhere in the log; None without actions."""
+    negative_share: float | None
+    """Of the step weights, how much of their size is negative, which no ratio is: the features cannot say where the target
+    policy would be. None where step weights were not asked for."""
     propensities: Propensities
     """``estimated`` ones add a bias that no interval here knows of."""
 
 
-def diagnose(log: Trajectories) -> Diagnostics:
-    """Look at the weights of whole episodes."""
+def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnostics:
+    """Look at the weights of whole episodes, and at ``(N, T)`` step weights where there are some."""
     weights = log.cumulative()[:, -1]
     total = float(weights.sum())
     unlogged = None
@@ -62,8 +66,14 @@ def diagnose(log: Trajectories) -> Diagnostics:
         mean_weight=float(weights.mean()),
         tail_shape=tail_shape(weights.numpy()),
         unlogged_mass=unlogged,
+        negative_share=None if step_weights is None else _negative_share(step_weights),
         propensities=log.propensities,
     )
+
+
+def _negative_share(weights: Tensor) -> float:
+    size = float(weights.abs().sum())
+    return float(weights.clamp(max=0.0).abs().sum()) / size if size > 0.0 else 0.0
 
 
 def tail_shape(weights: npt.NDArray[np.float64]) -> float | None:
@@ -77,7 +87,7 @@ def tail_shape(weights: npt.NDArray[np.float64]) -> float | None:
     size = int(min(len(weights) / 5, 3 * np.sqrt(len(weights))))
     ordered = np.sort(weights)
     excess = ordered[-size:] - ordered[-size - 1]
-    if float(np.ptp(ordered[-size - 1 :])) <= 1e-12 * max(1.0, float(ordered[-1])):
+    if float(np.ptp(ordered[-size - 1 :])) <= 1e-12 * float(ordered[-1]):
         return 0.0  # no tail at all: the largest weights are equal
     scale = float(excess.mean())
     shape, _, _ = stats.genpareto.fit(excess / scale, floc=0.0)

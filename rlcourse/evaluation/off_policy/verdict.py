@@ -18,6 +18,8 @@ from rlcourse.evaluation.statistics import Interval
 from rlcourse.objectives.importance import probability_worse
 
 Decision = Literal["promote", "reject", "inconclusive"]
+Basis = Literal["episodes", "steps"]
+"""Whether an estimate rests on weights of whole episodes or of single steps."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Demands:
     """Most of the weight that a single episode may carry."""
     heaviest_tail: float = 0.7
     """Largest Pareto k of the weights."""
+    most_negative: float = 0.05
+    """Largest share of the step weights that may come out negative, where the estimate rests on them."""
     most_unlogged: float = 0.05
     """Largest probability that a policy may put on actions that are nowhere in the log."""
 
@@ -84,7 +88,7 @@ def judge(
     diagnostics: Mapping[str, Diagnostics],
     demands: Demands | None = None,
     *,
-    rests_on_weights: bool = True,
+    basis: Basis = "episodes",
 ) -> OffPolicyVerdict:
     """Compare candidates with the logger on the same resamples of the same episodes.
 
@@ -97,8 +101,7 @@ def judge(
         logger: the logged returns themselves, resampled.
         diagnostics: of each candidate.
         demands: what evidence has to look like.
-        rests_on_weights: whether the weights of whole episodes matter for the estimator; without (a model, step weights) their
-            size is no objection.
+        basis: which weights the estimates rest on; those have to be sound.
 
     Raises:
         ConfigError: no candidates, or one without diagnostics.
@@ -127,7 +130,7 @@ def judge(
                 probability_worse=worse,
                 value_at_risk=float(np.quantile(gain, demands.risk)) if sure else -np.inf,
                 effective_sample_size=diagnostics[name].effective_sample_size,
-                objections=_objections(found, logger, diagnostics[name], demands, rests_on_weights),
+                objections=_objections(found, logger, diagnostics[name], demands, basis),
             )
         )
     ranked = tuple(sorted(evidence, key=lambda one: (bool(one.objections), -one.value_at_risk, one.candidate)))
@@ -162,7 +165,7 @@ def _decide(ranked: tuple[Evidence, ...], demands: Demands) -> tuple[Decision, s
 
 
 def _objections(
-    found: Resampled, logger: Resampled, about: Diagnostics, demands: Demands, rests_on_weights: bool
+    found: Resampled, logger: Resampled, about: Diagnostics, demands: Demands, basis: Basis
 ) -> tuple[str, ...]:
     claims = [
         (
@@ -179,7 +182,17 @@ def _objections(
             f"it would do things that the log never holds, with probability {about.unlogged_mass or 0.0:.2f}.",
         ),
     ]
-    if rests_on_weights:
+    if basis == "steps":
+        negative = about.negative_share
+        claims += [
+            (
+                negative is None or negative > demands.most_negative,
+                "nobody looked at its step weights."
+                if negative is None
+                else f"{negative:.0%} of its step weights are negative: the features cannot say where it would be.",
+            )
+        ]
+    else:
         claims += [
             (
                 about.effective_sample_size < demands.fewest_effective,

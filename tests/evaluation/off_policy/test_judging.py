@@ -31,6 +31,7 @@ from rlcourse.evaluation.off_policy import (
     rank_correlation,
     regret_at_k,
     resample,
+    step_weights,
     tail_shape,
     weighted_importance_sampling,
 )
@@ -260,7 +261,7 @@ def test_a_single_episode_and_equal_returns_are_inconclusive() -> None:
     assert answer.decision == "inconclusive" and "varies" in answer.reason
 
 
-def test_heavy_weights_are_an_objection_unless_nothing_rests_on_them() -> None:
+def test_heavy_weights_are_an_objection_unless_the_estimate_rests_on_single_steps() -> None:
     log = played(problem(ending=0.02), 100, 60, 0.95, Seeds(0).torch("episodes"))
     found = resample(per_decision(log), rng=rng())
     logger = resample(RatioStatistic.mean(log.returns()), rng=rng())
@@ -268,7 +269,10 @@ def test_heavy_weights_are_an_objection_unless_nothing_rests_on_them() -> None:
     assert any(
         "worth" in words or "tail" in words for words in judge({"new": found}, logger, about).evidence[0].objections
     )
-    assert not judge({"new": found}, logger, about, rests_on_weights=False).evidence[0].objections
+    assert "nobody looked" in judge({"new": found}, logger, about, basis="steps").evidence[0].objections[0]
+    for share, sound in ((0.0, True), (0.2, False)):
+        looked = {"new": replace(about["new"], negative_share=share)}
+        assert bool(judge({"new": found}, logger, looked, basis="steps").evidence[0].objections) != sound
 
 
 def test_the_best_sound_candidate_comes_first() -> None:
@@ -375,3 +379,16 @@ def test_a_deterministic_target_is_a_policy_like_any_other() -> None:
     log = Trajectories.from_episodes(episodes(), always, gamma=0.95)
     assert set(log.target.unique().tolist()) == {0.0, 1.0}
     assert 0.0 < diagnose(log).zero_share < 1.0
+
+
+def test_how_much_of_the_step_weights_is_negative() -> None:
+    log = played(problem(ending=0.05), 400, 30, 0.9, Seeds(0).torch("episodes"))
+    assert log.obs is not None
+    assert diagnose(log, step_weights(log, log.obs)).negative_share == 0.0  # a table: true ratios of frequencies
+    assert diagnose(log).negative_share is None
+    assert diagnose(log, torch.tensor([[3.0, -1.0]])).negative_share == 0.25
+
+
+def test_weights_that_are_all_tiny_have_a_tail_all_the_same() -> None:
+    shape = tail_shape(rng().pareto(1.0, size=4_000) * 1e-30)
+    assert shape is not None and shape > 0.7
