@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcourse.errors import DatasetInvalidError
+from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.experience.card import DatasetCard, summarise
 from rlcourse.experience.episodes import Episodes
+from rlcourse.vocabulary import ContinuousActions, DiscreteActions
 
 CARD = DatasetCard(env_id="CartPole-v1", num_actions=3, seed=1, details={"epsilon": 0.1})
+BOX = DatasetCard(env_id="Pendulum-v1", action_low=(-2.0, 0.0), action_high=(2.0, 1.0))
 
 
 def worked() -> Episodes:
@@ -52,12 +54,70 @@ def test_without_propensities_there_is_no_entropy_and_still_plain_json() -> None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_a_card_survives_json() -> None:
-    assert DatasetCard.from_json(json.loads(json.dumps(CARD.to_json()))) == CARD
+@pytest.mark.parametrize("card", [CARD, BOX], ids=["discrete", "continuous"])
+def test_a_card_survives_json(card: DatasetCard) -> None:
+    assert DatasetCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_a_card_of_discrete_actions_is_written_as_before_there_were_others() -> None:
+    assert "action_low" not in CARD.to_json() and CARD.to_json()["num_actions"] == 3
+
+
+def test_a_card_knows_what_could_be_done() -> None:
+    assert CARD.actions == DiscreteActions(3) and not CARD.continuous
+    found = BOX.actions
+    assert isinstance(found, ContinuousActions) and BOX.continuous
+    assert (found.low.tolist(), found.high.tolist()) == ([-2.0, 0.0], [2.0, 1.0])
+    assert replace(BOX, **DatasetCard.fields_of(found)) == BOX
+    assert DatasetCard.fields_of(DiscreteActions(3)) == {"num_actions": 3}
+    with pytest.raises(ConfigError, match="2 continuous numbers"):
+        BOX.actions.count  # noqa: B018
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": "one"}, {"num_actions": True}, {"details": None}, {"colour": "red"}], ids=str
+    "given",
+    [
+        {},
+        {"num_actions": -1},
+        {"num_actions": 2, "action_low": (0.0,), "action_high": (1.0,)},
+        {"action_low": (0.0,)},
+        {"action_high": (0.0,)},
+        {"action_low": (0.0,), "action_high": (1.0, 1.0)},
+        {"action_low": (0.0,), "action_high": (0.0,)},
+        {"action_low": (0.0,), "action_high": (float("inf"),)},
+        {"action_low": (float("nan"),), "action_high": (1.0,)},
+    ],
+    ids=str,
+)
+def test_a_card_names_actions_of_one_kind(given: dict[str, Any]) -> None:
+    with pytest.raises(DatasetInvalidError):
+        DatasetCard(env_id="Pendulum-v1", **given)
+
+
+def test_worked_numbers_of_continuous_actions() -> None:
+    actions = np.array([[-2, 0], [0, 1], [2, 0.5], [1, 0.5], [-1, 0.5]], dtype=np.float32)
+    densities = np.array([2, 4, 2, 1, 2], dtype=np.float32)
+    found = summarise(replace(worked(), actions=actions, behaviour_probabilities=densities), BOX)
+    assert found["actions"]["entries"] == [
+        {"low": -2, "high": 2, "min": -2, "mean": 0, "max": 2, "spread": pytest.approx(2**0.5)},
+        {"low": 0, "high": 1, "min": 0, "mean": 0.5, "max": 1, "spread": pytest.approx(0.1**0.5)},
+    ]
+    # -ln of 2, 4, 2, 1, 2 is -ln 2 times 1, 2, 1, 0, 1: an entropy of densities may be negative.
+    assert found["propensities"]["action_entropy"] == pytest.approx(-math.log(2))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "one"},
+        {"num_actions": True},
+        {"details": None},
+        {"colour": "red"},
+        {"num_actions": 0, "action_low": [0.0], "action_high": "1"},
+        {"num_actions": 0, "action_low": [0.0], "action_high": [True]},
+    ],
+    ids=str,
 )
 def test_a_card_of_other_fields_or_types_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DatasetInvalidError):

@@ -304,13 +304,21 @@ def test_a_well_sealed_file_that_is_no_hdf5_or_lacks_a_column_is_invalid(saved: 
 @pytest.mark.parametrize(
     "changes",
     [
+        {"format_version": 3},
         {"format_version": 2},
         {"format": "another"},
         {"card": {"env_id": "CartPole-v1"}},
         {"card": {**CARD.to_json(), "num_actions": "two"}},
         {"files": {"../elsewhere": {"bytes": 0, "sha256": ""}}},
     ],
-    ids=["newer version", "another format", "card lacks fields", "card of wrong types", "files outside"],
+    ids=[
+        "newer version",
+        "version of continuous actions",
+        "another format",
+        "card lacks fields",
+        "card of wrong types",
+        "files outside",
+    ],
 )
 def test_a_well_sealed_manifest_that_makes_no_sense_is_invalid(saved: Path, changes: dict[str, Any]) -> None:
     reseal(saved, **changes)
@@ -494,9 +502,13 @@ def test_propensities_that_minaris_collector_logged_are_kept(tmp_path: Path, mon
 def test_a_minari_data_set_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     continuous = replace(some_episodes(), actions=np.zeros((9, 1), dtype=np.float32))
-    foreign("other/continuous-v0", continuous, action_space=gymnasium.spaces.Box(-1, 1, (1,), np.float32))
+    foreign("other/unbounded-v0", continuous, action_space=gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32))
     with pytest.raises(DatasetInvalidError, match="actions of Box"):
-        load_dataset("other/continuous-v0")
+        load_dataset("other/unbounded-v0")
+    counted_from_one = replace(some_episodes(), actions=np.ones(9, dtype=np.int64))
+    foreign("other/from-one-v0", counted_from_one, action_space=gymnasium.spaces.Discrete(2, start=1))
+    with pytest.raises(DatasetInvalidError, match="actions of Discrete"):
+        load_dataset("other/from-one-v0")
 
 
 def test_a_damaged_minari_data_set_from_elsewhere_is_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
