@@ -205,6 +205,18 @@ class DiscretePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class ContinuousPolicy(Policy, Protocol):
+    """A policy over continuous actions that can say how dense what it just did was."""
+
+    def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, D)`` observations to ``(B, K)`` actions within their bounds and ``(B,)`` log-densities of them.
+
+        Densities are over the actions scaled to (-1, 1); gradients may flow.
+        """
+        ...
+
+
+@runtime_checkable
 class SamplingPolicy(Policy, Protocol):
     """A policy that can say how likely what it did was; collection for on-policy learners needs no more."""
 

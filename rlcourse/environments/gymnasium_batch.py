@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +35,7 @@ class GymnasiumBatch:
         self.env_id = env_id
         self.num_envs = num_envs
         self.device = torch.device(device)
+        _hear_mujoco(env_id)
         try:
             # SAME_STEP reports the true last observation beside the fresh one, which is what Step wants.
             self.vector = SyncVectorEnv(
@@ -123,3 +126,22 @@ class GymnasiumBatch:
             f"{self.env_id} raised {type(error).__name__}: {error}",
             mend="The error is the environment's own; see the traceback for the line.",
         )
+
+
+def _hear_mujoco(env_id: str) -> None:
+    """Let MuJoCo's warnings reach Python's logging: by itself it writes them to a file in the current folder."""
+    entry = getattr(gym.registry.get(env_id), "entry_point", None)
+    if not (isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco")):
+        return
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:
+        return  # making the environment says so, and names the extra
+    if mujoco.get_mju_user_warning() is None:  # else somebody else listens already
+        mujoco.set_mju_user_warning(_log_mujoco)
+
+
+def _log_mujoco(message: str) -> None:
+    # What is deprecated stands in Gymnasium's own files; what a simulation does wrong concerns whoever runs it.
+    level = logging.DEBUG if "deprecated" in message else logging.WARNING
+    logging.getLogger(__name__).log(level, "MuJoCo: %s", message)

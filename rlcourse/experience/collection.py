@@ -12,14 +12,22 @@ A recorder sees one column per environment and one row per step::
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlcourse.environments import BatchedEnvironment, Step
+from rlcourse.errors import ConfigError
 from rlcourse.experience.episodes import Episodes, concatenated_ranges
 from rlcourse.networks import sample_actions
-from rlcourse.vocabulary import DiscretePolicy
+from rlcourse.vocabulary import ActionSpace, ContinuousActions, ContinuousPolicy, DiscretePolicy
+
+Author = DiscretePolicy | ContinuousPolicy
+"""Whoever can say how likely, or how dense, what it does is."""
+LOG_DENSITIES = (-87.0, 88.0)
+"""Log-densities are kept within these: what float32 can hold. Many nearly certain entries multiply to more."""
 
 
 class EpisodeRecorder:
@@ -63,33 +71,68 @@ class EpisodeRecorder:
         )
 
 
-def collect(
-    env: BatchedEnvironment, policy: DiscretePolicy, num_transitions: int, *, generator: torch.Generator
-) -> Episodes:
+def collect(env: BatchedEnvironment, policy: Author, num_transitions: int, *, generator: torch.Generator) -> Episodes:
     """Act with ``policy`` (sampling) until enough episodes have *finished*, then keep exactly ``num_transitions``.
 
     The last episode kept may be cut short by :func:`first_transitions`.
 
     Args:
         env: reset here.
-        policy: asked for probabilities, which are logged as propensities.
+        policy: asked how likely what it does is; that is logged as the propensity.
         num_transitions: how many to return.
         generator: for the policy's choices, on the environment's device.
+
+    Raises:
+        ConfigError: the policy cannot say how likely what it does in this environment is.
     """
-    recorder = EpisodeRecorder()
+    recorder, act = EpisodeRecorder(), accountable(policy, env.actions, generator)
     obs = env.reset()
     finished, length = 0, torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
     while finished < num_transitions:
-        probabilities = policy.probabilities(obs)
-        action = sample_actions(probabilities, generator)
+        action, propensity = act(obs)
         step = env.step(action)
-        recorder.record(obs, action, probabilities.gather(-1, action.unsqueeze(-1)).squeeze(-1), step)
+        recorder.record(obs, action, propensity, step)
         length += 1
         ended = step.terminated | step.truncated
         finished += int(length[ended].sum())
         length.masked_fill_(ended, 0)
         obs = step.obs
     return first_transitions(recorder.episodes(), num_transitions)
+
+
+def accountable(
+    policy: object, actions: ActionSpace, generator: torch.Generator
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """How ``policy`` turns ``(N, D)`` observations into actions and ``(N,)`` propensities, sampling.
+
+    The propensity of a continuous action is its density in the units of the action, so that a log needs no bounds to be
+    understood: an even choice between -2 and 2 has 1/4 everywhere.
+
+    Raises:
+        ConfigError: the policy cannot say, or acts in another kind of actions.
+    """
+    if isinstance(actions, ContinuousActions) and isinstance(policy, ContinuousPolicy):
+        sample, log_volume = policy.sample, actions.half_range.log().sum()
+
+        @torch.no_grad()
+        def act_densely(obs: Tensor) -> tuple[Tensor, Tensor]:
+            action, log_density = sample(obs, generator)
+            return action, (log_density - log_volume).clamp(*LOG_DENSITIES).exp()
+
+        return act_densely
+    if not isinstance(actions, ContinuousActions) and isinstance(policy, DiscretePolicy):
+        probabilities_of = policy.probabilities
+
+        def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+            probabilities = probabilities_of(obs)
+            action = sample_actions(probabilities, generator)
+            return action, probabilities.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+        return act
+    raise ConfigError(
+        f"A {type(policy).__name__} cannot say how likely what it does in this task is.",
+        mend="Log a policy with probabilities (discrete actions) or with sample (continuous ones).",
+    )
 
 
 def first_transitions(episodes: Episodes, num_transitions: int) -> Episodes:

@@ -13,7 +13,7 @@ from rlcourse.errors import ConfigError, DatasetNotFoundError
 NAME = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 """Minari's rule: ``namespace/name-v0``; the namespace may be left out, the version may not."""
 _PARTS = ("manifest.json", "columns.hdf5", "data")
-QUALITIES = ("random", "medium", "expert", "mixed", "replay")
+QUALITIES = ("random", "scripted", "medium", "expert", "mixed", "replay")
 
 
 def datasets_root(root: Path | None = None) -> Path:

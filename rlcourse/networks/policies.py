@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -136,11 +137,16 @@ class UniformBoxPolicy:
 
     def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
         """``(B, D)`` to ``(B, K)``."""
-        centre, half = self.actions.centre, self.actions.half_range
         if greedy:
-            return centre.expand(obs.shape[0], -1)
-        noise = torch.empty(obs.shape[0], self.actions.size, device=obs.device).uniform_(-1.0, 1.0, generator=generator)
-        return centre + half * noise
+            return self.actions.centre.expand(obs.shape[0], -1)
+        return self.sample(obs, generator)[0]
+
+    def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-densities over the actions scaled to (-1, 1): ``-K ln 2``."""
+        count, size = obs.shape[0], self.actions.size
+        noise = torch.empty(count, size, device=obs.device).uniform_(-1.0, 1.0, generator=generator)
+        density = torch.full((count,), -size * math.log(2.0), device=obs.device)
+        return self.actions.centre + self.actions.half_range * noise, density
 
 
 class GreedyQPolicy:

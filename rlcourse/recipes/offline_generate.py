@@ -20,16 +20,28 @@ class Generate(Common):
     """Make a data set by acting.
 
     Example: rlcourse offline generate --quality mixed --transitions 100000
+
+    Example: rlcourse offline generate --env Pendulum-v1 --quality medium
+
+    Example: rlcourse offline generate --env rlcourse/ServerRoom-v0 --quality scripted --transitions 14400
     """
 
     env: str = "CartPole-v1"
-    """Gymnasium name of the task."""
+    """Gymnasium name of the task: CartPole-v1, or one with continuous actions (Pendulum-v1; Hopper-v5, HalfCheetah-v5 and
+    Walker2d-v5 with the extra mujoco); any for random logs, any with a rule written by hand for scripted ones."""
     quality: Quality = "mixed"
-    """random, medium (a policy of return about 200, epsilon 0.3), expert (one that reached 475, epsilon 0.02), mixed (half
-    random, half medium) or replay (episodes evenly spaced over the life of one learner that reached 475; epsilon falls
-    from 1 to 0.05 over its first half)."""
+    """random, scripted (a rule written by hand that errs now and then; the server room's is its thermostat), medium (a
+    policy of return about 200, epsilon 0.3), expert (one that reached 475, epsilon 0.02), mixed (half random, half medium)
+    or replay (episodes evenly spaced over the life of one learner that reached 475; epsilon falls from 1 to 0.05 over its
+    first half). Over continuous actions a soft actor-critic acts by its own spread: as it was half way between chance and
+    its best (medium), at its best (expert), or while it learned (replay)."""
     transitions: int = 100_000
     """How many transitions."""
+    training_steps: int | None = None
+    """How long the author of a medium, expert, mixed or replay log of continuous actions learns, in environment steps; by
+    default 12,000 on Pendulum, 100,000 on Hopper and its kind."""
+    epsilon: float | None = None
+    """How often a scripted author tries any action instead; by default 0.2."""
     name: str | None = None
     """Name under the Minari root, or a path; by default cartpole/mixed-v0 and the like."""
     root: Path | None = None
@@ -48,7 +60,15 @@ def run(config: Generate) -> int:
     seeds, device = Seeds(config.seed), resolve_device(config.device)
     say(f"collecting {config.transitions} {config.quality} transitions on {config.env}")
     with torch_threads(1):
-        made = generate(config.env, config.quality, config.transitions, seeds=seeds, device=device)
+        made = generate(
+            config.env,
+            config.quality,
+            config.transitions,
+            seeds=seeds,
+            device=device,
+            training_steps=config.training_steps,
+            epsilon=config.epsilon,
+        )
     probe = make(config.env, 1, seeds=seeds)
     card = DatasetCard(
         env_id=config.env,
@@ -57,9 +77,13 @@ def run(config: Generate) -> int:
         behaviour=made.behaviour,
         seed=config.seed,
         details=made.details,
-        command=(
-            f"rlcourse offline generate --env {config.env} --quality {config.quality} "
-            f"--transitions {config.transitions} --seed {config.seed}"
+        command=" ".join(
+            [
+                f"rlcourse offline generate --env {config.env} --quality {config.quality}",
+                f"--transitions {config.transitions} --seed {config.seed}",
+                *([] if config.training_steps is None else [f"--training-steps {config.training_steps}"]),
+                *([] if config.epsilon is None else [f"--epsilon {config.epsilon}"]),
+            ]
         ),
     )
     folder = save_dataset(name, made.episodes, card, root=config.root, overwrite=config.overwrite)
@@ -85,5 +109,5 @@ def run(config: Generate) -> int:
 
 
 def default_name(env_id: str, quality: str) -> str:
-    """``CartPole-v1`` and ``mixed`` give ``cartpole/mixed-v0``."""
-    return f"{env_id.rsplit('-v', 1)[0].lower()}/{quality}-v0"
+    """``CartPole-v1`` and ``mixed`` give ``cartpole/mixed-v0``; a namespace of the task's is left out."""
+    return f"{env_id.rsplit('/', 1)[-1].rsplit('-v', 1)[0].lower()}/{quality}-v0"

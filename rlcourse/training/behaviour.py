@@ -1,9 +1,13 @@
 """Policies good, middling and bad, trained here, and the logs they leave behind.
 
+For continuous actions a soft actor-critic is the author, see :mod:`~rlcourse.training.continuous_behaviour`. On CartPole:
+
 ========  =====================================================================================================
 quality   who acted
 ========  =====================================================================================================
-random    every action alike
+random    every action alike (any task)
+scripted  a rule written by hand, with epsilon 0.2 unless told otherwise (any task that has one; the server room's is its
+          thermostat)
 medium    a double DQN stopped when its *greedy* return was about 200, acting with epsilon 0.3
 expert    a double DQN stopped when its greedy return reached 475, acting with epsilon 0.02
 mixed     half of it random, half of it medium
@@ -19,23 +23,25 @@ used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from rlcourse.algorithms.dqn import DQN, DQNConfig
 from rlcourse.environments import BatchedEnvironment, make
 from rlcourse.errors import ConfigError, TrainingDivergedError
-from rlcourse.experience.collection import EpisodeRecorder, collect, first_transitions
+from rlcourse.experience.collection import EpisodeRecorder, collect
 from rlcourse.experience.episodes import Episodes
-from rlcourse.networks import EpsilonGreedyPolicy, UniformPolicy
+from rlcourse.networks import EpsilonGreedyPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.training.continuous_behaviour import replay_log, trained_log
+from rlcourse.training.generated import NUM_ENVS, Generated, random_log, scripted_log, thinned
 from rlcourse.training.off_policy import OffPolicyConfig, train_off_policy
-from rlcourse.vocabulary import ListTracker, TaskSpec, Tracker
+from rlcourse.vocabulary import ContinuousActions, ListTracker, TaskSpec, Tracker
 
-Quality = Literal["random", "medium", "expert", "mixed", "replay"]
+__all__ = ["QUALITIES", "Generated", "Quality", "generate"]
+
+Quality = Literal["random", "scripted", "medium", "expert", "mixed", "replay"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 SOLVED_RETURN = 475.0
@@ -44,21 +50,12 @@ MEDIUM_RETURN = 200.0
 MEDIUM_TOLERANCE = 40.0
 MEDIUM_EPSILON = 0.3
 EXPERT_EPSILON = 0.02
-NUM_ENVS = 32
+SCRIPTED_EPSILON = 0.2
 SHORTEST_LIFE = 80_000
 """What the life behind a small replay log is made for, in transitions. In lives made for 40,000, 60,000, 80,000 and
 100,000 of them 2, 5, 6 and 5 of eight learners reached 475."""
 ATTEMPTS = 5
 """Fresh learners tried before giving up; one in a few never passes through the wanted band."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Episodes and the story of who made them."""
-
-    episodes: Episodes
-    behaviour: str
-    details: dict[str, float | int | str] = field(default_factory=dict)
 
 
 def generate(
@@ -69,38 +66,67 @@ def generate(
     seeds: Seeds,
     device: torch.device | str = "cpu",
     tracker: Tracker | None = None,
+    training_steps: int | None = None,
+    epsilon: float | None = None,
 ) -> Generated:
     """Collect ``num_transitions`` transitions of the given quality.
 
+    Args:
+        env_id: CartPole-v1, or a task with continuous actions; any task for a random log, any with a rule for a scripted.
+        quality: who acts.
+        num_transitions: how many.
+        seeds: everything random follows from it.
+        device: where networks and tensor environments live.
+        tracker: gets the metrics of authors that learn.
+        training_steps: how long the author of a log of continuous actions learns; by default what suits the task.
+        epsilon: how often a scripted author tries any action instead, by default :data:`SCRIPTED_EPSILON`.
+
     Raises:
-        ConfigError: unknown quality, or fewer than 1 transition.
-        TrainingDivergedError: none of :data:`ATTEMPTS` learners reached the return the quality asks for.
+        ConfigError: unknown quality, fewer than 1 transition, a quality that the task does not have, or a setting that
+            the quality does not know.
+        TrainingDivergedError: none of the learners tried reached what the quality asks for.
+        MissingExtraError: the task needs a package that is not installed.
     """
     if quality not in QUALITIES:
         raise ConfigError(f"There is no quality {quality!r}.", mend=f"Use one of {', '.join(QUALITIES)}.")
     if num_transitions < 1:
         raise ConfigError(f"{num_transitions} transitions are not a data set.", mend="Use 1 or more.")
+    if epsilon is not None and quality != "scripted":
+        raise ConfigError(f"A {quality} author has no epsilon to be set.", mend="Only scripted ones have.")
+    continuous = isinstance(make(env_id, 1, seeds=seeds).actions, ContinuousActions)
+    if training_steps is not None and (not continuous or quality in ("random", "scripted")):
+        raise ConfigError(
+            f"The author of a {quality} log of {env_id} does not learn for a number of steps that could be set.",
+            mend="Leave --training-steps out; it is for authors that learn continuous actions.",
+        )
     if quality == "random":
-        return _random(env_id, num_transitions, seeds, device)
-    if quality == "mixed":
-        return _mixed(env_id, num_transitions, seeds, device, tracker)
+        return random_log(env_id, num_transitions, seeds, device)
+    if quality == "scripted":
+        chance = SCRIPTED_EPSILON if epsilon is None else epsilon
+        return scripted_log(env_id, num_transitions, chance, seeds, device)
+    if not continuous and env_id != "CartPole-v1":
+        raise ConfigError(
+            f"Nobody has said what a {quality} author on {env_id} is.",
+            mend="Use random or scripted, CartPole-v1, or a task with continuous actions.",
+        )
+    if quality == "replay" and continuous:
+        return replay_log(
+            env_id, num_transitions, seeds=seeds, device=device, training_steps=training_steps, tracker=tracker
+        )
     if quality == "replay":
         return _replay(env_id, num_transitions, seeds, device, tracker)
-    return _trained(env_id, quality, num_transitions, seeds, device, tracker)
 
+    def trained(kind: Literal["medium", "expert"], count: int) -> Generated:
+        if not continuous:
+            return _trained(env_id, kind, count, seeds, device, tracker)
+        return trained_log(
+            env_id, kind, count, seeds=seeds, device=device, training_steps=training_steps, tracker=tracker
+        )
 
-def _random(env_id: str, num_transitions: int, seeds: Seeds, device: torch.device | str) -> Generated:
-    env = make(env_id, NUM_ENVS, seeds=seeds.child("random"), device=device)
-    episodes = collect(env, UniformPolicy(env.num_actions), num_transitions, generator=seeds.torch("random", device))
-    return Generated(episodes, "uniform over the actions")
-
-
-def _mixed(
-    env_id: str, num_transitions: int, seeds: Seeds, device: torch.device | str, tracker: Tracker | None
-) -> Generated:
+    if quality != "mixed":
+        return trained(quality, num_transitions)
     half = num_transitions // 2
-    random = _random(env_id, max(1, half), seeds, device)
-    medium = _trained(env_id, "medium", num_transitions - half, seeds, device, tracker)
+    random, medium = random_log(env_id, max(1, half), seeds, device), trained("medium", num_transitions - half)
     both = Episodes.concatenate([random.episodes, medium.episodes])
     return Generated(both, f"half {random.behaviour}; half {medium.behaviour}", medium.details)
 
@@ -158,7 +184,7 @@ def _replay(
         steps, returns = history.series("eval/greedy_return")
         if max(returns) >= SOLVED_RETURN:
             first = next(s for s, r in zip(steps, returns, strict=True) if r >= SOLVED_RETURN)
-            episodes = _thinned(recorder.episodes(), num_transitions)
+            episodes = thinned(recorder.episodes(), num_transitions)
             details: dict[str, float | int | str] = {
                 "best_greedy_return": round(max(returns), 1),
                 "last_greedy_return": round(returns[-1], 1),
@@ -179,22 +205,6 @@ def _learner(env_id: str, family: Seeds, device: torch.device | str) -> tuple[DQ
     with family.initialising("networks"):
         learner = DQN(TaskSpec.unscaled(env.obs_size, env.num_actions, device), DQNConfig())
     return learner, env, ListTracker()
-
-
-def _thinned(episodes: Episodes, num_transitions: int) -> Episodes:
-    """Evenly spaced episodes over the whole life, about ``num_transitions`` of them, then cut to the number."""
-    share = num_transitions / episodes.num_transitions
-    if share >= 1.0:
-        return first_transitions(episodes, num_transitions)
-    # Keep an episode whenever the running total of transitions passes the next multiple of 1 / share.
-    ends = np.cumsum(episodes.lengths)
-    quota = np.floor(ends * share / np.maximum(1.0, ends[-1] * share) * num_transitions)
-    kept, total = [], 0
-    for index, allowed in enumerate(quota):
-        if total < allowed:
-            kept.append(index)
-            total += int(episodes.lengths[index])
-    return first_transitions(episodes.select(np.asarray(kept)), num_transitions)
 
 
 def _never_reached(env_id: str, quality: str) -> TrainingDivergedError:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlcourse.environments import BatchedEnvironment
 from rlcourse.errors import ConfigError
-from rlcourse.experience.collection import EpisodeRecorder
+from rlcourse.experience.collection import EpisodeRecorder, accountable
 from rlcourse.experience.replay import ReplayBuffer
 from rlcourse.networks import EpsilonGreedyPolicy, UniformBoxPolicy, sample_actions
 from rlcourse.randomness import Seeds
@@ -84,13 +84,14 @@ def train_off_policy(
         env: on the learner's device.
         config: lengths.
         seeds: exploration, batches and evaluations draw from its streams.
-        recorder: gets every step with its propensity (discrete actions alone).
+        recorder: gets every step with its propensity; of continuous actions that is their density.
         tracker: gets ``eval/*``, ``explore/*``, ``time/*`` and ``loss/*`` at every evaluation.
         stop: ends the run early.
 
     Raises:
         TrainingDivergedError: a metric stopped being finite.
         EnvironmentFailedError: the environment raised, or returned what is no number.
+        ConfigError: something is to be recorded, and the policy cannot say how likely what it does is.
     """
     tracker = tracker or NullTracker()
     device, run = env.device, TrainingRun()
@@ -156,6 +157,9 @@ def _one_by_one(learner: Learner) -> Callable[[list[Batch]], Metrics]:
     return update
 
 
+Acting = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 class _Explorer:
     """Acts with an epsilon that falls, or evenly at first and then by the policy's own spread."""
 
@@ -175,16 +179,22 @@ class _Explorer:
         self.epsilon = 1.0
         self.greedy: EpsilonGreedyPolicy | None = None
         self.even: UniformBoxPolicy | None = None
+        self.accounts: tuple[Acting, Acting] | None = None
         if isinstance(env.actions, ContinuousActions):
             self.even = UniformBoxPolicy(env.actions)
+            if recorded:
+                early, later = (accountable(one, env.actions, generator) for one in (self.even, self.policy))
+                self.accounts = early, later
         elif isinstance(learner, DiscreteLearner):
             self.greedy = EpsilonGreedyPolicy(learner.policy, 1.0)
 
     def act(self, obs: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
-        """Actions, and how likely they were where the actions are discrete and somebody keeps account."""
+        """Actions, and how likely they were where somebody keeps account."""
         if self.greedy is None:
             early = self.even is not None and steps < self.config.warm_up_steps
             self.epsilon = float(early)
+            if self.accounts is not None:
+                return self.accounts[0 if early else 1](obs)
             policy = self.even if early and self.even is not None else self.policy
             return policy.act(obs, greedy=False, generator=self.generator), None
         progress = min(1.0, steps / self.config.exploration_steps)

@@ -9,10 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlcourse.environments import Step, make
+from rlcourse.environments import Pendulum, Step, make
+from rlcourse.errors import ConfigError
 from rlcourse.experience.collection import EpisodeRecorder, collect, first_transitions
 from rlcourse.experience.episodes import Episodes
-from rlcourse.networks import EpsilonGreedyPolicy, ScriptedPolicy, UniformPolicy
+from rlcourse.networks import (
+    EpsilonGreedyPolicy,
+    MLPNetwork,
+    ScriptedPolicy,
+    SquashedGaussianPolicy,
+    UniformBoxPolicy,
+    UniformPolicy,
+)
 from rlcourse.randomness import Seeds
 
 
@@ -145,3 +153,63 @@ def test_an_episode_that_is_cut_counts_as_truncated(count: int, lengths: list[in
     rows = sum(lengths) + len(lengths)
     assert found.observations[:, 0].tolist() == list(range(rows)), "the last row is what was seen after the cut"
     assert three().lengths.tolist() == [2, 3, 1]
+
+
+def test_an_even_choice_among_torques_has_a_density_of_one_quarter() -> None:
+    env = make("Pendulum-v1", 4, seeds=Seeds(0))
+    found = collect(env, UniformBoxPolicy(Pendulum(1).actions), 800, generator=Seeds(0).torch("actions")).validate()
+    assert found.continuous and found.actions.shape == (800, 1) and found.actions.dtype == np.float32
+    assert found.behaviour_probabilities.tolist() == pytest.approx([0.25] * 800)
+    assert not found.terminated.any() and found.lengths.tolist() == [200] * 4
+    # Even choices between -2 and 2 have a spread of 4 / sqrt(12); five standard errors of 800 of them.
+    assert abs(found.actions.mean()) < 5 * 4 / (12 * 800) ** 0.5
+
+
+def squashed_gaussian() -> SquashedGaussianPolicy:
+    torch.manual_seed(3)
+    return SquashedGaussianPolicy(MLPNetwork(torch.zeros(3), torch.ones(3), (16,), 2), Pendulum(1).actions)
+
+
+def test_the_logged_density_is_that_of_torchs_own_transformed_distribution() -> None:
+    policy = squashed_gaussian()
+    env = make("Pendulum-v1", 4, seeds=Seeds(0))
+    found = collect(env, policy, 800, generator=Seeds(0).torch("actions")).validate()
+    rows = np.arange(800) + np.repeat(np.arange(4), 200)
+    mean, log_std = policy.head(torch.from_numpy(found.observations[rows]).double().float()).double().chunk(2, -1)
+    squeeze = [torch.distributions.TanhTransform(), torch.distributions.AffineTransform(0.0, 2.0)]
+    oracle = torch.distributions.TransformedDistribution(torch.distributions.Normal(mean, log_std.exp()), squeeze)
+    action = torch.from_numpy(found.actions).double()
+    inside = action.abs().squeeze(-1) < 1.9  # nearer to the bounds float32 has lost what the oracle needs
+    assert inside.float().mean() > 0.5
+    expected = oracle.log_prob(action).exp().squeeze(-1)
+    torch.testing.assert_close(
+        torch.from_numpy(found.behaviour_probabilities).double()[inside], expected[inside], rtol=1e-3, atol=0.0
+    )
+
+
+def test_densities_weigh_the_box_by_its_size() -> None:
+    # The mean of 1 / pi(a) over a drawn from pi is the length of the interval that pi covers: 4.
+    policy = SquashedGaussianPolicy(lambda obs: torch.zeros(len(obs), 2), Pendulum(1).actions)
+    env = make("Pendulum-v1", 100, seeds=Seeds(0))
+    found = collect(env, policy, 20_000, generator=Seeds(0).torch("actions"))
+    weights = 1 / found.behaviour_probabilities.astype(np.float64)
+    assert weights.mean() == pytest.approx(4.0, abs=5 * weights.std() / 20_000**0.5)
+
+
+def test_a_density_that_float32_cannot_hold_is_logged_as_the_largest_that_it_can() -> None:
+    certain = SquashedGaussianPolicy(lambda obs: torch.tensor([[60.0, -20.0]]).expand(len(obs), 2), Pendulum(1).actions)
+    env = make("Pendulum-v1", 2, seeds=Seeds(0))
+    found = collect(env, certain, 200, generator=Seeds(0).torch("actions")).validate()
+    assert np.isfinite(found.behaviour_probabilities).all() and found.behaviour_probabilities.max() > 1e38
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy"),
+    [
+        ("CartPole-v1", UniformBoxPolicy(Pendulum(1).actions)),
+        ("Pendulum-v1", UniformPolicy(2)),
+    ],
+)
+def test_a_policy_that_cannot_say_how_likely_what_it_does_is_is_not_logged(env_id: str, policy: Any) -> None:
+    with pytest.raises(ConfigError, match="cannot say how likely"):
+        collect(make(env_id, 2, seeds=Seeds(0)), policy, 10, generator=Seeds(0).torch("actions"))

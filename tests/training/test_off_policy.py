@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from rlcourse.algorithms.dqn import DQN, DQNConfig
+from rlcourse.algorithms.sac import SAC, SACConfig
 from rlcourse.environments import make
 from rlcourse.experience.collection import EpisodeRecorder
 from rlcourse.networks import GreedyQPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.training import off_policy
 from rlcourse.training.off_policy import OffPolicyConfig, train_off_policy
 from rlcourse.vocabulary import Batch, ListTracker, Metrics, TaskSpec
 
@@ -108,3 +110,36 @@ def test_acting_follows_the_greedy_action_as_epsilon_falls() -> None:
     train_off_policy(Fixed(), env, CONFIG, seeds=Seeds(0), recorder=recorder)
     actions = recorder.episodes().actions
     assert actions[:200].mean() < 0.8 < 0.95 < actions[-500:].mean()
+
+
+def recorded_by_sac() -> EpisodeRecorder:
+    seeds, recorder = Seeds(0), EpisodeRecorder()
+    env = make("Pendulum-v1", 4, seeds=seeds)
+    with seeds.initialising("networks"):
+        learner = SAC(TaskSpec.unscaled(3, env.actions), SACConfig(hidden=(8,)), generator=seeds.torch("policy"))
+    config = OffPolicyConfig(
+        num_steps=1_600, num_envs=4, warm_up_steps=800, steps_per_update=100, eval_every=1_600, eval_episodes=2
+    )
+    train_off_policy(learner, env, config, seeds=seeds, recorder=recorder)
+    return recorder
+
+
+def test_continuous_actions_are_recorded_with_the_density_of_whoever_acted() -> None:
+    found = recorded_by_sac().episodes().validate()
+    assert found.continuous and found.num_transitions == 1_600
+    first, later = np.split(found.behaviour_probabilities, 2)  # episodes in the order they ended, all 200 steps long
+    assert first[:796].tolist() == pytest.approx([0.25] * 796), "even choices while it warms up"
+    assert len(np.unique(later)) > 700, "then the learner's own spread"
+
+
+def test_recording_changes_nothing_of_what_is_done() -> None:
+    seeds = Seeds(0)
+    env = make("Pendulum-v1", 4, seeds=seeds)
+    with seeds.initialising("networks"):
+        learner = SAC(TaskSpec.unscaled(3, env.actions), SACConfig(hidden=(8,)))
+    acts = []
+    for recorded in (False, True):
+        explorer = off_policy._Explorer(learner, env, CONFIG, Seeds(1).torch("exploration"), recorded=recorded)
+        acts.append([explorer.act(torch.zeros(4, 3), steps)[0] for steps in (0, CONFIG.warm_up_steps)])
+    for plain, kept in zip(*acts, strict=True):
+        assert torch.equal(plain, kept)
