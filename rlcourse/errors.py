@@ -7,6 +7,7 @@
     │   ├── DatasetNotFoundError   nothing of that name or at that path
     │   ├── DatasetCorruptError    the bytes are not the bytes that were written
     │   ├── DatasetInvalidError    the bytes are intact, what they say is impossible
+    │   ├── DatasetUntrustedError  reading it could run code that somebody else wrote
     │   └── DatasetExistsError     writing would replace a data set that is already there
     ├── ArtifactError              a saved policy or checkpoint cannot be used
     ├── ConfigError                a setting is outside the range in which it means anything
@@ -61,6 +62,10 @@ class DatasetCorruptError(DataError):
 
 class DatasetInvalidError(DataError):
     """The file is intact, but what it says is impossible: wrong shapes, NaN rewards, no episodes."""
+
+
+class DatasetUntrustedError(DataError):
+    """A pickle, which is a program: reading it could run what somebody else wrote."""
 
 
 class DatasetExistsError(DataError):

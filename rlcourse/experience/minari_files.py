@@ -183,13 +183,14 @@ def _version(card: DatasetCard) -> int:
 
 
 def _check(episodes: Episodes, card: DatasetCard) -> Episodes:
-    problem = _misfit(episodes.validate(), card)
+    problem = misfit(episodes.validate(), card)
     if problem is not None:
         raise DatasetInvalidError(problem, mend="Look at how the data was collected; it cannot be learned from.")
     return episodes
 
 
-def _misfit(episodes: Episodes, card: DatasetCard) -> str | None:
+def misfit(episodes: Episodes, card: DatasetCard) -> str | None:
+    """What in sound episodes is not as the card says: the kind of actions, their number, their bounds."""
     if card.continuous != episodes.continuous:
         kinds = "continuous", "discrete"
         return f"Actions are {kinds[not episodes.continuous]}, but the card says {kinds[not card.continuous]}."

@@ -19,6 +19,7 @@ from rlcourse.errors import ConfigError, RLCourseError
 # Each command's module is imported only when it is asked for: torch takes two seconds, and --help should not.
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("offline", "generate"): ("rlcourse.recipes.offline_generate:Generate", "make a data set by acting"),
+    ("offline", "import"): ("rlcourse.recipes.offline_import:Import", "take in a log that somebody else wrote"),
     ("offline", "describe"): ("rlcourse.recipes.offline_describe:Describe", "show what a data set holds"),
     ("offline", "train"): ("rlcourse.recipes.offline_train:Train", "train BC, CQL or IQL on a data set"),
     ("offline", "compare"): ("rlcourse.recipes.offline_compare:Compare", "train several and compare with intervals"),
