@@ -12,11 +12,14 @@ import numpy as np
 import torch
 
 from rlcourse.errors import DatasetInvalidError
+from rlcourse.experience.coverage import coverage
 from rlcourse.experience.episodes import Array, Episodes
 from rlcourse.vocabulary import ActionSpace, ContinuousActions, DiscreteActions
 
 PACKAGES = ("rlcourse", "torch", "numpy", "gymnasium", "minari", "h5py")
 """Whose versions are written beside the data."""
+AT_BOUNDS = 0.01
+"""A continuous action counts as at its bound when nearer than this share of the range."""
 _BOUNDS = ("action_low", "action_high")
 
 
@@ -33,7 +36,7 @@ class DatasetCard:
     env_id: str
     """Gymnasium name of the task."""
     num_actions: int = 0
-    """``A``; actions are 0 to A - 1. It is 0 where they are continuous; :attr:`actions` knows both kinds."""
+    """``A``; actions are 0 to A - 1. It is 0 where they are continuous; ``actions`` knows both kinds."""
     action_low: tuple[float, ...] = ()
     """``K`` lower bounds of continuous actions, as they stand in the data."""
     action_high: tuple[float, ...] = ()
@@ -129,7 +132,8 @@ def summarise(
     ``action_entropy`` is the mean of :math:`-\\log \\pi_b(a \\mid o)` over the logged steps, in nats. Its expectation
     is the behaviour policy's entropy averaged over the observations it met: 0 for a policy that never varies,
     :math:`\\log A` for one that chooses evenly; over continuous actions it is differential, and may be negative. It is
-    ``None`` where propensities were not logged.
+    ``None`` where propensities were not logged. The entropy beside the frequencies of discrete actions is another: that
+    of an action drawn from the whole log by somebody who sees no observation.
     """
     returns = episodes.returns()
     ended = int(episodes.terminated.sum())
@@ -149,6 +153,7 @@ def summarise(
                 strict=True,
             )
         ],
+        "coverage": coverage(episodes.observations),
         "propensities": _propensities(episodes.behaviour_probabilities, continuous=card.continuous),
         "memory_bytes": episodes.num_bytes,
         "file_bytes": size_bytes,
@@ -180,12 +185,16 @@ def _actions(actions: Array, card: DatasetCard) -> dict[str, Any]:
                     "mean": float(column.mean()),
                     "max": float(column.max()),
                     "spread": float(column.std()),
+                    "at_bounds": float((np.minimum(column - low, high - column) <= AT_BOUNDS * (high - low)).mean()),
                 }
                 for low, high, column in columns
             ]
         }
     counts = np.bincount(actions, minlength=card.num_actions)
-    return {"counts": counts.tolist(), "frequencies": (counts / counts.sum()).tolist()}
+    shares = counts / counts.sum()
+    taken = shares[shares > 0]
+    entropy = float(-(taken * np.log(taken)).sum()) + 0.0  # adding 0 turns -0 into 0
+    return {"counts": counts.tolist(), "frequencies": shares.tolist(), "entropy": entropy}
 
 
 def _propensities(probabilities: Array, *, continuous: bool) -> dict[str, Any]:

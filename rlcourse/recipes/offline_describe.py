@@ -21,7 +21,7 @@ from rlcourse.recipes.pictures import check_format
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(Common):
-    """Check a data set byte by byte and show what it holds: returns, ends, actions, propensities, provenance.
+    """Check a data set byte by byte and show what it holds: returns, ends, actions, propensities, coverage, provenance.
 
     Nothing here is random and nothing runs on an accelerator; --seed and --device change nothing.
 
@@ -84,6 +84,8 @@ def readable(name: str, summary: Mapping[str, Any]) -> str:
             ],
         ),
         "",
+        f"coverage       {_coverage(summary['coverage'])}",
+        "",
         f"quality        {card['quality']}",
         f"behaviour      {card['behaviour']}",
         f"seed           {'unknown' if card['seed'] is None else card['seed']}",
@@ -129,11 +131,23 @@ def returns_picture(target: Path, summary: Mapping[str, Any], *, title: str) -> 
 
 def _actions(found: Mapping[str, Any]) -> list[str]:
     if "frequencies" in found:
-        shares = enumerate(found["frequencies"])
-        return ["actions        " + ", ".join(f"{index}: {share:.1%}" for index, share in shares)]
+        shares = ", ".join(f"{index}: {share:.1%}" for index, share in enumerate(found["frequencies"]))
+        return [f"actions        {shares}; entropy {found['entropy']:.3f} nats"]
     columns = ("low", "min", "mean", "max", "high", "spread")
-    rows = [[str(index), *(f"{one[key]:.3g}" for key in columns)] for index, one in enumerate(found["entries"])]
-    return ["", table(["action", *columns], rows), ""]
+    rows = [
+        [str(index), *(f"{one[key]:.3g}" for key in columns), f"{one['at_bounds']:.1%}"]
+        for index, one in enumerate(found["entries"])
+    ]
+    return ["", table(["action", *columns, "at a bound"], rows), ""]
+
+
+def _coverage(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "observations have too many entries to count cells"
+    return (
+        f"{found['occupied']} of {found['cells']} cells occupied ({found['share']:.1%}; each entry's range in "
+        f"{found['parts']} parts), as if {found['effective']:.0f} were filled evenly"
+    )
 
 
 def _propensities(found: Mapping[str, Any], num_actions: int) -> str:

@@ -115,7 +115,9 @@ def run(config: Ope) -> int:
         guessed = None
         if config.propensities == "estimated":
             say("guessing the logger's propensities by cloning it")
-            guessed = estimate_propensities(episodes, num_actions=dataset.card.num_actions, seeds=seeds.child("clone"))
+            guessed = estimate_propensities(
+                episodes, num_actions=dataset.card.actions.count, seeds=seeds.child("clone")
+            )
         found: dict[str, Assessment] = {}
         log: Trajectories | None = None
         for name, policy in policies.items():
@@ -172,13 +174,13 @@ def run(config: Ope) -> int:
 
 def _policy(name: str, dataset: Dataset, epsilon: float) -> DiscretePolicy:
     if name == UNIFORM:
-        return UniformPolicy(dataset.card.num_actions)
+        return UniformPolicy(dataset.card.actions.count)
     artifact = PolicyArtifact.load(Path(name))
     about, width = artifact.description, dataset.episodes.observations.shape[-1]
-    if (about.obs_size, about.num_actions) != (width, dataset.card.num_actions):
+    if (about.obs_size, about.num_actions) != (width, dataset.card.actions.count):
         raise DatasetInvalidError(
             f"{name} acts on {about.obs_size} numbers with {about.num_actions} actions; "
-            f"the log has {width} and {dataset.card.num_actions}.",
+            f"the log has {width} and {dataset.card.actions.count}.",
             mend="Judge a policy by a log of its own task.",
         )
     return EpsilonGreedyPolicy(artifact.policy(), epsilon) if epsilon > 0.0 else artifact.policy()

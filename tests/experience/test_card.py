@@ -38,7 +38,20 @@ def test_worked_numbers() -> None:
     ]  # fmt: skip
     assert returns["histogram"] == {"counts": [2, 2, 0, 0, 1], "edges": [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]}
     assert found["ends"] == {"terminated": 3, "time_limit": 2}
-    assert found["actions"] == {"counts": [2, 3, 0], "frequencies": [0.4, 0.6, 0.0]}
+    # Two of five and three of five: 0.4 ln 2.5 + 0.6 ln 5/3.
+    assert found["actions"] == {
+        "counts": [2, 3, 0],
+        "frequencies": [0.4, 0.6, 0.0],
+        "entropy": pytest.approx(0.4 * math.log(2.5) + 0.6 * math.log(5 / 3)),
+    }
+    # Ten observations along the diagonal of 20 by 20 cells, each in one of its own.
+    assert found["coverage"] == {
+        "parts": 20,
+        "cells": 400,
+        "occupied": 10,
+        "share": 0.025,
+        "effective": pytest.approx(10),
+    }
     assert found["observations"] == [{"min": 0, "mean": 9, "max": 18}, {"min": 1, "mean": 10, "max": 19}]
     # -ln of 1/2, 1/4, 1/2, 1, 1/2 is ln 2 times 1, 2, 1, 0, 1.
     assert found["propensities"]["action_entropy"] == pytest.approx(math.log(2))
@@ -99,8 +112,8 @@ def test_worked_numbers_of_continuous_actions() -> None:
     densities = np.array([2, 4, 2, 1, 2], dtype=np.float32)
     found = summarise(replace(worked(), actions=actions, behaviour_probabilities=densities), BOX)
     assert found["actions"]["entries"] == [
-        {"low": -2, "high": 2, "min": -2, "mean": 0, "max": 2, "spread": pytest.approx(2**0.5)},
-        {"low": 0, "high": 1, "min": 0, "mean": 0.5, "max": 1, "spread": pytest.approx(0.1**0.5)},
+        {"low": -2, "high": 2, "min": -2, "mean": 0, "max": 2, "spread": pytest.approx(2**0.5), "at_bounds": 0.4},
+        {"low": 0, "high": 1, "min": 0, "mean": 0.5, "max": 1, "spread": pytest.approx(0.1**0.5), "at_bounds": 0.4},
     ]
     # -ln of 2, 4, 2, 1, 2 is -ln 2 times 1, 2, 1, 0, 1: an entropy of densities may be negative.
     assert found["propensities"]["action_entropy"] == pytest.approx(-math.log(2))

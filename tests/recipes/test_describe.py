@@ -40,7 +40,8 @@ def test_prints_what_a_reader_wants_to_know(root: Path, capsys: pytest.CaptureFi
     rows = [line.split() for line in text.splitlines()]
     assert ["return", "10.0", "15.0", "20.0", "25.0", "30.0", "20.0"] in rows
     assert "2 terminated (66.7%), 1 cut off (33.3%)" in text
-    assert "0: 75.0%, 1: 25.0%" in text
+    assert "0: 75.0%, 1: 25.0%; entropy 0.562 nats" in text
+    assert "of 10000 cells occupied" in text and "each entry's range in 10 parts" in text
     assert "behaviour entropy 0.693 nats" in text
     for word in ("random", "even choice", "made by hand", "every byte checked"):
         assert word in text
@@ -58,6 +59,31 @@ def test_json_and_picture(root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert row["checksum"] == json.loads((root / NAME / "manifest.json").read_text())["checksum"]
     assert sum(row["returns"]["histogram"]["counts"]) == 3
     assert picture.read_text().lstrip().startswith("<?xml") and "</svg>" in picture.read_text()
+
+
+def test_continuous_actions_are_shown_with_their_bounds_and_spread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--env", "Pendulum-v1", "--quality", "random", "--transitions", "2000", "--root", str(tmp_path)]
+    assert main(["offline", "generate", *words]) == 0
+    capsys.readouterr()
+    target, picture = tmp_path / "d.json", tmp_path / "returns.png"
+    words = ["pendulum/random-v0", "--root", str(tmp_path), "--json", str(target), "--plot", str(picture)]
+    assert main(["offline", "describe", *words]) == 0
+    text = capsys.readouterr().out
+    rows = [line.split() for line in text.splitlines()]
+    assert ["action", "low", "min", "mean", "max", "high", "spread", "at", "a", "bound"] in rows
+    # An even choice between -2 and 2 has the density 1/4, and so the entropy ln 4.
+    assert "0.25 to 0.25, behaviour entropy 1.386 nats (differential)" in text
+    assert "0 terminated (0.0%), 10 cut off (100.0%)" in text
+    (row,) = json.loads(target.read_text())["results"]
+    (entry,) = row["actions"]["entries"]
+    assert (entry["low"], entry["high"]) == (-2.0, 2.0)
+    # The spread of an even choice is the width over the root of 12; one in fifty lies within 1 % of a bound.
+    assert entry["spread"] == pytest.approx(4 / 12**0.5, rel=0.05)
+    assert entry["at_bounds"] == pytest.approx(0.02, abs=5 * (0.02 * 0.98 / 2_000) ** 0.5)
+    assert row["coverage"]["cells"] == 8_000 and row["ends"] == {"terminated": 0, "time_limit": 10}
+    assert len(row["checksum"]) == 64 and picture.stat().st_size > 1_000
 
 
 def test_json_to_standard_output_is_json_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
