@@ -1,0 +1,1 @@
+"""Answering over a network what a policy would do: decisions, sessions, logs, a web service, and its clients."""

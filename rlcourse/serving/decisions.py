@@ -1,0 +1,191 @@
+"""A decision log as episodes, ready for off-policy evaluation and for offline learning.
+
+Decisions and rewards are joined by request id and row. The steps of one session make an episode, in their order; a
+decision without a session is an episode of one step, as a bandit's::
+
+    decision  s1 ────▶ decision  s1 ────▶ decision  s1
+    reward 1.0         reward 0.5         reward 2.0, terminated          one episode of three steps
+
+What follows an episode's last step is the ``next_observation`` of its reward. Where none was sent: an episode that
+terminated repeats its last observation, which nothing looks at (its discount is 0); one that was cut off gives its last
+step's observation up for it, and the step with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rlcourse.errors import DatasetInvalidError
+from rlcourse.experience.episodes import Episodes
+from rlcourse.serving import wire
+from rlcourse.serving.decision_log import read_lines
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Episodes, and what could not become a part of them."""
+
+    episodes: Episodes
+    versions: tuple[str, ...]  # of each step
+    fallbacks: tuple[str | None, ...]  # of each step
+    decisions: int  # rows of the log, of the policy asked for
+    without_reward: int  # decisions whose reward never came; an episode is cut off before the first of them
+    unusable: int  # decisions on observations with missing readings; likewise
+    given_up: int  # last steps given up as next observations
+    orphans: int  # rewards without a decision
+
+
+@dataclass
+class _Step:
+    obs: list[float]
+    action: int
+    propensity: float
+    version: str
+    fallback: str | None
+    reward: float = 0.0
+    rewarded: bool = False
+    usable: bool = True
+    terminated: bool = False
+    truncated: bool = False
+    next_obs: list[float] | None = None
+
+
+@dataclass
+class _Tally:
+    without_reward: int = 0
+    unusable: int = 0
+    given_up: int = 0
+    parts: list[tuple[list[_Step], list[float], bool]] = field(default_factory=list)
+
+
+def read_episodes(folder: Path, policy: str | None = None) -> Joined:
+    """Join a log's decisions with their rewards.
+
+    Args:
+        folder: of the log.
+        policy: only decisions of this name.
+
+    Raises:
+        DatasetNotFoundError, DatasetCorruptError: see :func:`~rlcourse.serving.decision_log.read_lines`.
+        DatasetInvalidError: no step can be used.
+    """
+    return join(read_lines(folder), policy)
+
+
+def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | None = None) -> Joined:
+    """See :func:`read_episodes`."""
+    steps: dict[tuple[str, int], _Step] = {}
+    streams: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    starts: set[tuple[str, int]] = set()
+    rewards: list[wire.RewardLine] = []
+    for line in lines:
+        if isinstance(line, wire.RewardLine):
+            rewards.append(line)
+        elif policy is None or line.policy == policy:
+            # A client that asked again under the same id acted on the answer it got last.
+            for row, step in enumerate(_steps(line)):
+                key = (line.request_id, row)
+                if key not in steps:
+                    stream = line.session or f"\n{line.request_id}/{row}"  # no session's name holds a line break
+                    streams.setdefault((line.policy, stream), []).append(key)
+                steps[key] = step
+                if line.started:
+                    starts.add(key)
+    orphans = 0
+    for reward in rewards:
+        found = steps.get((reward.request_id, reward.row))
+        if found is None:
+            orphans += 1
+            continue
+        found.reward, found.rewarded = reward.reward, True
+        found.terminated, found.truncated = reward.terminated, reward.truncated
+        found.next_obs = reward.next_observation
+    tally = _Tally()
+    for (_, stream), keys in streams.items():
+        _cut(stream.startswith("\n"), [(steps[key], key in starts) for key in keys], tally)
+    if not tally.parts:
+        raise DatasetInvalidError(
+            f"None of the log's {len(steps)} decisions can be used.",
+            mend="Send rewards to /v1/rewards under the request ids of the answers.",
+        )
+    used = [step for part, _, _ in tally.parts for step in part]
+    rows = [obs for part, last, _ in tally.parts for obs in (*(step.obs for step in part), last)]
+    if len({len(row) for row in rows}) > 1:
+        raise DatasetInvalidError(
+            "The log holds observations of several lengths.",
+            mend="Name one policy, and send next observations like the others.",
+        )
+    episodes = Episodes(
+        np.array(rows, np.float32),
+        np.array([step.action for step in used], np.int64),
+        np.array([step.reward for step in used], np.float32),
+        np.array([step.propensity for step in used], np.float32),
+        np.array([len(part) for part, _, _ in tally.parts], np.int64),
+        np.array([terminated for _, _, terminated in tally.parts], np.bool_),
+    ).validate()
+    return Joined(
+        episodes,
+        tuple(step.version for step in used),
+        tuple(step.fallback for step in used),
+        len(steps),
+        tally.without_reward,
+        tally.unusable,
+        tally.given_up,
+        orphans,
+    )
+
+
+def _steps(line: wire.DecisionLine) -> list[_Step]:
+    values, many = wire.read_observations(bytes(line.observation))
+    rows = values if many else [values]
+    actions, propensities, fallbacks = line.action, line.propensity, line.fallback
+    count = len(rows)
+    if not isinstance(actions, list):
+        actions = [actions]
+    if not isinstance(propensities, list):
+        propensities = [propensities]
+    if not isinstance(fallbacks, list):
+        fallbacks = [fallbacks] * count
+    if not len(actions) == len(propensities) == len(fallbacks) == count:
+        raise DatasetInvalidError(
+            f"Decision {line.request_id} has {count} observations and {len(actions)} actions.",
+            mend="Find out what wrote the log; the service does not.",
+        )
+    made = []
+    for row, action, propensity, fallback in zip(rows, actions, propensities, fallbacks, strict=True):
+        usable = all(value is not None and abs(value) <= wire.LARGEST for value in row)  # type: ignore[union-attr]
+        made.append(_Step(row, action, propensity, line.version, fallback, usable=usable))  # type: ignore[arg-type]
+    return made
+
+
+def _cut(bandit: bool, stream: list[tuple[_Step, bool]], tally: _Tally) -> None:
+    part: list[_Step] = []
+
+    def end(last: list[float] | None, terminated: bool) -> None:
+        if part and last is None:
+            if terminated or bandit:
+                last = part[-1].obs
+            else:
+                last = part.pop().obs
+                tally.given_up += 1
+        if part and last is not None:
+            tally.parts.append((part.copy(), last, terminated or (bandit and not part[-1].truncated)))
+        part.clear()
+
+    for step, starts in stream:
+        if starts:
+            end(None, False)
+        if not step.usable or not step.rewarded:
+            # What is there of it still says what followed the step before.
+            end(step.obs if step.usable and part else None, False)
+            tally.unusable += not step.usable
+            tally.without_reward += step.usable
+            continue
+        part.append(step)
+        if step.terminated or step.truncated:
+            end(step.next_obs, step.terminated)
+    end(part[-1].next_obs if part else None, False)

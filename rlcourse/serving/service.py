@@ -1,0 +1,364 @@
+"""From a request to a decision, without a word about HTTP.
+
+::
+
+    request ─▶ prepare ─▶ run ─▶ finish ─▶ answer
+               shapes     the     fallback where the policy has none;
+               checked    policy  counted; a line into the decision log
+
+Whatever happens to the policy, the client gets an action: the fallback's, with the reason beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from rlcourse.errors import ConfigError
+from rlcourse.serving import wire
+from rlcourse.serving.policies import Booleans, Decided, Floats
+from rlcourse.serving.refusals import Refused
+from rlcourse.serving.shelf import Loaded, Shelf
+
+Reason = Literal["timeout", "error", "non_finite", "out_of_range", "breaker_open"]
+
+
+class Recorder(Protocol):
+    """Where lines of the decision log go; :class:`~rlcourse.serving.decision_log.ListRecorder` is the fake."""
+
+    def append(self, line: bytes) -> None:
+        """Take one line without its line break. Must not wait for anything."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who counts; :class:`NullWatcher` is the fake."""
+
+    def decided(self, loaded: Loaded, rows: int, seconds: float) -> None:
+        """A request was answered with an action for each of ``rows`` observations."""
+        ...
+
+    def rewarded(self) -> None:
+        """A reward came in."""
+        ...
+
+
+class NullWatcher:
+    """Counts nothing."""
+
+    def decided(self, loaded: Loaded, rows: int, seconds: float) -> None:
+        """Do nothing."""
+
+    def rewarded(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """How requests are answered."""
+
+    deadline_s: float = 0.05
+    """A decision that takes longer is replaced by the fallback, unless the request names its own deadline."""
+    fallback: str = "uniform"
+    """What to do without the policy: uniform, or the number of an action (where it is not allowed, the first that is)."""
+    max_rows: int = 4096
+    """Observations in one request."""
+
+    def __post_init__(self) -> None:
+        if self.fallback != "uniform" and not self.fallback.isdecimal():
+            raise ConfigError(f"{self.fallback!r} is no fallback.", mend="Use uniform or the number of an action.")
+        if not self.deadline_s > 0.0 or self.max_rows < 1:
+            raise ConfigError("A deadline or a batch of nothing.", mend="Use numbers above 0.")
+
+
+class Prepared:
+    """A request that is known to fit."""
+
+    __slots__ = ("allowed_s", "arrived", "bad", "loaded", "many", "mask", "obs", "request", "started")
+
+    def __init__(
+        self,
+        request: wire.ActionRequest,
+        loaded: Loaded,
+        obs: Floats,
+        many: bool,
+        mask: Booleans | None,
+        bad: list[Any] | None,
+        arrived: float,
+        allowed_s: float,
+    ) -> None:
+        self.request, self.loaded, self.obs, self.many, self.mask = request, loaded, obs, many, mask
+        self.bad = bad  # for each row None or the reason why it cannot be shown to the policy
+        self.arrived, self.allowed_s = arrived, allowed_s
+        self.started = False  # a memory began with this request
+
+
+class Outcome(NamedTuple):
+    """What the policy said, or why it said nothing."""
+
+    decided: Decided | None
+    reason: Reason | None
+
+
+class PolicyService:
+    """Answers requests with the policies on a shelf.
+
+    Args:
+        shelf: what can be asked.
+        rng: where sampled actions come from.
+        clock: seconds that only grow, for deadlines and latencies.
+        wall: the time of day, for the log.
+        prefix: begins every request id this process makes up; must differ from process to process.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        config: ServiceConfig,
+        *,
+        rng: np.random.Generator,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        recorder: Recorder,
+        watcher: Watcher,
+        prefix: str,
+    ) -> None:
+        self.shelf, self.config, self.rng = shelf, config, rng
+        self.clock, self.wall = clock, wall
+        self.recorder, self.watcher = recorder, watcher
+        self._ids = itertools.count()
+        self._prefix = prefix
+
+    def act(self, name: str, request: wire.ActionRequest, arrived: float | None = None) -> wire.ActionAnswer:
+        """All three steps at once.
+
+        Raises:
+            Refused: 404 or 422.
+        """
+        prepared = self.prepare(name, request, self.clock() if arrived is None else arrived)
+        return self.finish(prepared, self.run(prepared))
+
+    def prepare(self, name: str, request: wire.ActionRequest, arrived: float) -> Prepared:
+        """Find the version and check that the request fits it.
+
+        Raises:
+            Refused: 404 or 422.
+        """
+        loaded = self.shelf.find(name, request.version)
+        policy = loaded.policy
+        obs, many, unusable = wire.observation(bytes(request.observation), policy.obs_size)
+        bad: list[Any] | None = ["non_finite" if wrong else None for wrong in unusable] if unusable else None
+        if many:
+            if len(obs) > self.config.max_rows:
+                raise Refused(
+                    422, f"There are {len(obs)} observations.", mend=f"Send at most {self.config.max_rows} at once."
+                )
+            if request.session is not None and policy.memory_size:
+                raise Refused(
+                    422, "A session lives through one observation at a time.", mend="Send them one after the other."
+                )
+        if loaded.low is not None or loaded.high is not None:
+            bad = _out_of_range(obs, loaded, bad)
+        mask = None
+        if request.mask is not None:
+            mask = wire.action_mask(bytes(request.mask), len(obs), policy.num_actions)
+        allowed_s = self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1000.0
+        return Prepared(request, loaded, obs, many, mask, bad, arrived, allowed_s)
+
+    def barred(self, prepared: Prepared) -> Outcome | None:
+        """Why the policy need not be asked; ``None``: ask it."""
+        bad = prepared.bad
+        if bad is not None and None not in bad:
+            return Outcome(None, None)
+        if self.clock() - prepared.arrived > prepared.allowed_s:
+            return Outcome(None, "timeout")
+        if not prepared.loaded.breaker.closed and not prepared.loaded.breaker.allow():
+            return Outcome(None, "breaker_open")
+        return None
+
+    def run(self, prepared: Prepared) -> Outcome:
+        """Ask the policy, here and now."""
+        barred = self.barred(prepared)
+        if barred is not None:
+            return barred
+        memory = self.recall(prepared)
+        outcome = self.ask(
+            prepared.loaded, prepared.obs, prepared.request.deterministic, prepared.mask, memory, prepared.bad
+        )
+        self.remember(prepared, outcome)
+        return outcome
+
+    def ask(
+        self,
+        loaded: Loaded,
+        obs: Floats,
+        greedy: bool,
+        mask: Booleans | None,
+        memory: Floats | None,
+        bad: list[Any] | None = None,
+    ) -> Outcome:
+        """One call of the policy; an exception or a probability that is no number counts against its breaker."""
+        try:
+            with np.errstate(all="ignore"):
+                decided = loaded.policy.decide(obs, greedy=greedy, mask=mask, memory=memory, rng=self.rng)
+            # Somebody else's code: whatever it raises, the client is owed an action.
+        except Exception:
+            loaded.breaker.failed()
+            return Outcome(None, "error")
+        total = float(decided.probabilities.sum())
+        if not abs(total - len(obs)) < 0.01 * len(obs) or (
+            decided.memory is not None and not np.isfinite(decided.memory).all()
+        ):
+            loaded.breaker.failed()
+            return Outcome(None, "error")
+        if not loaded.breaker.closed or loaded.breaker.in_a_row:
+            loaded.breaker.succeeded()
+        return Outcome(decided, None)
+
+    def recall(self, prepared: Prepared) -> Floats | None:
+        """The session's memory, or the first one."""
+        sessions, request = prepared.loaded.sessions, prepared.request
+        if sessions is None:
+            return None
+        memory = None if request.session is None or request.reset else sessions.get(request.session)
+        if memory is None:
+            prepared.started = True
+            memory = np.zeros((len(prepared.obs), sessions.size), np.float32)
+        return memory
+
+    def remember(self, prepared: Prepared, outcome: Outcome) -> None:
+        """Keep the next memory; after a failure the old one stays."""
+        session, sessions = prepared.request.session, prepared.loaded.sessions
+        if session is not None and sessions is not None and outcome.decided is not None:
+            assert outcome.decided.memory is not None
+            sessions.put(session, outcome.decided.memory)
+
+    def finish(self, prepared: Prepared, outcome: Outcome) -> wire.ActionAnswer:
+        """Fill in fallbacks, count, log, and word the answer."""
+        loaded, request, many = prepared.loaded, prepared.request, prepared.many
+        greedy = request.deterministic
+        fallback: Any = None
+        action: Any
+        probability: Any
+        confidence: Any
+        rows = 1
+        if outcome.decided is not None and prepared.bad is None:
+            decided = outcome.decided
+            if many:
+                action = decided.actions.tolist()
+                rows = len(action)
+                confidence = decided.probabilities[np.arange(rows), decided.actions].tolist()
+                probability = [1.0] * rows if greedy else confidence
+            else:
+                action = int(decided.actions[0])
+                confidence = decided.probabilities.item(action)
+                probability = 1.0 if greedy else confidence
+            loaded.counts[""] = loaded.counts.get("", 0) + rows
+        else:
+            action, probability, confidence, fallback = self._with_fallbacks(prepared, outcome)
+            rows = len(action)
+            if not many:
+                action, probability, confidence, fallback = action[0], probability[0], confidence[0], fallback[0]
+            elif any(one is None for one in confidence):
+                confidence = None
+        request_id = request.request_id or f"{self._prefix}{next(self._ids):x}"
+        seconds = self.clock() - prepared.arrived
+        self.recorder.append(
+            wire.encode(
+                wire.DecisionLine(
+                    request_id,
+                    self.wall(),
+                    loaded.name,
+                    loaded.version,
+                    wire.one_line(request.observation),
+                    action,
+                    probability,
+                    round(seconds * 1e3, 3),
+                    greedy,
+                    None if request.mask is None else wire.one_line(request.mask),
+                    fallback,
+                    request.session,
+                    prepared.started or request.reset,
+                )
+            )
+        )
+        self.watcher.decided(loaded, rows, seconds)
+        return wire.ActionAnswer(
+            action, probability, confidence, loaded.name, loaded.version, request_id, greedy, fallback
+        )
+
+    def _with_fallbacks(
+        self, prepared: Prepared, outcome: Outcome
+    ) -> tuple[list[int], list[float], list[float | None], list[str | None]]:
+        actions: list[int] = []
+        probabilities: list[float] = []
+        confidences: list[float | None] = []
+        reasons: list[str | None] = []
+        counts = prepared.loaded.counts
+        for row in range(len(prepared.obs)):
+            reason = (prepared.bad[row] if prepared.bad else None) or outcome.reason
+            counts[reason or ""] = counts.get(reason or "", 0) + 1
+            reasons.append(reason)
+            if reason is None:
+                assert outcome.decided is not None
+                action = int(outcome.decided.actions[row])
+                confidences.append(float(outcome.decided.probabilities[row, action]))
+                probability = 1.0 if prepared.request.deterministic else confidences[-1] or 0.0
+            else:
+                mask = None if prepared.mask is None else prepared.mask[row]
+                action, probability = self._fall_back(prepared.loaded.policy.num_actions, mask)
+                confidences.append(None)
+            actions.append(action)
+            probabilities.append(probability)
+        return actions, probabilities, confidences, reasons
+
+    def _fall_back(self, num_actions: int, mask: Booleans | None) -> tuple[int, float]:
+        allowed: Sequence[int] = range(num_actions) if mask is None else np.flatnonzero(mask).tolist()
+        if self.config.fallback == "uniform":
+            return allowed[int(self.rng.integers(len(allowed)))], 1.0 / len(allowed)
+        wanted = int(self.config.fallback)
+        return (wanted if wanted in allowed else allowed[0]), 1.0
+
+    def reward(self, request: wire.RewardRequest) -> None:
+        """Write a reward into the log; at the end of an episode, drop the session's memory."""
+        self.recorder.append(
+            wire.encode(
+                wire.RewardLine(
+                    request.request_id,
+                    self.wall(),
+                    request.reward,
+                    request.terminated,
+                    request.truncated,
+                    request.next_observation,
+                    request.row,
+                )
+            )
+        )
+        self.watcher.rewarded()
+        if request.session is not None and (request.terminated or request.truncated):
+            self.forget(request.session)
+
+    def forget(self, session: str, name: str | None = None) -> bool:
+        """Drop a session's memory, of every version (of one policy); says whether there was any."""
+        dropped = False
+        for entry in self.shelf.entries.values() if name is None else [self.shelf.entry(name)]:
+            for loaded in entry.versions.values():
+                if loaded.sessions is not None:
+                    dropped |= loaded.sessions.forget(session)
+        return dropped
+
+
+def _out_of_range(obs: Floats, loaded: Loaded, bad: list[Any] | None) -> list[Any] | None:
+    outside = np.zeros(len(obs), np.bool_)
+    if loaded.low is not None:
+        outside |= (obs < loaded.low).any(-1)
+    if loaded.high is not None:
+        outside |= (obs > loaded.high).any(-1)
+    if not outside.any():
+        return bad
+    known = bad or [None] * len(obs)
+    return [reason or ("out_of_range" if out else None) for reason, out in zip(known, outside.tolist(), strict=True)]

@@ -1,0 +1,229 @@
+"""What goes over the wire and into the log, and its encoding: the one file that imports msgspec.
+
+Requests are decoded straight into these shapes; a field of another type is refused before anything else looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from rlcourse.serving.policies import Booleans, Floats
+from rlcourse.serving.refusals import Refused
+
+Kind = TypeVar("Kind")
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+\Z")]
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it a number is infinite to a network of 32-bit floats."""
+
+
+class ActionRequest(msgspec.Struct):
+    """What a client asks. ``null`` in an observation stands for a reading that is missing."""
+
+    observation: msgspec.Raw  # (D,) or (B, D) numbers
+    deterministic: bool = True  # the likeliest action; false draws one
+    mask: msgspec.Raw | None = None  # (A,) or (B, A) booleans: what is allowed
+    session: Name | None = None  # whose memory to go on with, for policies that have one
+    reset: bool = False  # an episode begins here: forget what the session remembered
+    version: Name | None = None  # None: the default one
+    request_id: Name | None = None
+    deadline_ms: Annotated[float, msgspec.Meta(gt=0.0, le=60_000.0)] | None = None
+
+
+class ActionAnswer(msgspec.Struct):
+    """One number each for one observation, lists for a batch."""
+
+    action: int | list[int]
+    probability: float | list[float]  # with which the service took the action: the propensity; 1 if deterministic
+    confidence: float | list[float] | None  # the policy's own probability of it; None where it was not asked
+    policy: str
+    version: str
+    request_id: str
+    deterministic: bool
+    fallback: str | list[str | None] | None  # why the policy's answer was not used
+
+
+class RewardRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What an action led to."""
+
+    request_id: Name
+    reward: Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+    terminated: bool = False  # the task ended here
+    truncated: bool = False  # the episode was cut off here
+    next_observation: list[float] | None = None  # what was seen then; wanted where an episode is cut off
+    row: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0  # which observation of a batch
+    session: Name | None = None  # its memory is dropped at the end of the episode
+
+
+class DecisionLine(msgspec.Struct, tag="decision", tag_field="kind", omit_defaults=True):
+    """A line of the decision log."""
+
+    request_id: str
+    time: float
+    policy: str
+    version: str
+    observation: msgspec.Raw
+    action: int | list[int]
+    propensity: float | list[float]
+    latency_ms: float
+    greedy: bool = False
+    mask: msgspec.Raw | None = None
+    fallback: str | list[str | None] | None = None
+    session: str | None = None
+    started: bool = False  # a memory began here
+
+
+class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=True):
+    """A line of the decision log: what came of an earlier line."""
+
+    request_id: str
+    time: float
+    reward: float
+    terminated: bool = False
+    truncated: bool = False
+    next_observation: list[float] | None = None
+    row: int = 0
+
+
+class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A version to load, from a folder on the server's own disk."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    version: Name | None = None
+    default: bool = False
+
+
+class DefaultRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The version that answers from now on."""
+
+    version: Name
+
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+_LINES = msgspec.json.Decoder(DecisionLine | RewardLine)
+_ONE = msgspec.json.Decoder(list[float | None])
+_MANY = msgspec.json.Decoder(list[list[float | None]])
+_ONE_MASK = msgspec.json.Decoder(list[bool])
+_MANY_MASKS = msgspec.json.Decoder(list[list[bool]])
+
+
+def decoder(kind: type[Kind]) -> Callable[[bytes], Kind]:
+    """A function from a body's bytes to ``kind``.
+
+    Raises (the function):
+        Refused: 400 for what is no JSON, 422 for JSON of another shape.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(body: bytes) -> Kind:
+        try:
+            return decode(body)
+        except msgspec.ValidationError as error:
+            raise Refused(422, f"{error}.", mend="Send the fields that /openapi.json describes.") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(400, f"{error}.", mend="Send one JSON object.") from error
+
+    return read
+
+
+def read_action(body: bytes) -> ActionRequest:
+    """See :func:`decoder`."""
+    return _read_action(body)
+
+
+_read_action = decoder(ActionRequest)
+read_reward = decoder(RewardRequest)
+read_rewards = decoder(list[RewardRequest])
+read_load = decoder(LoadRequest)
+read_default = decoder(DefaultRequest)
+
+
+def read_line(line: bytes) -> DecisionLine | RewardLine:
+    """A line of the log.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    found: DecisionLine | RewardLine = _LINES.decode(line)
+    return found
+
+
+def _nested(raw: bytes) -> bool:
+    return raw[1:2] == b"[" or (raw[1:2].isspace() and raw[1:].lstrip()[:1] == b"[")
+
+
+def read_observations(raw: bytes) -> tuple[list[float | None] | list[list[float | None]], bool]:
+    """The numbers, and whether they are a batch's.
+
+    Raises:
+        ValueError: something else.
+    """
+    many = _nested(raw)
+    return (_MANY if many else _ONE).decode(raw), many
+
+
+def observation(raw: bytes, size: int) -> tuple[Floats, bool, list[bool] | None]:
+    """``(B, D)`` observations, whether there were several, and which rows cannot be used (``None``: all can).
+
+    Rows with missing readings, or numbers too large for 32 bits, come back as zeros.
+
+    Raises:
+        Refused: 422, something else than numbers or another number of them.
+    """
+    try:
+        values, many = read_observations(raw)
+        if not many:
+            if len(values) != size:
+                raise ValueError(f"there are {len(values)} numbers")
+            try:
+                if min(values) >= -LARGEST and max(values) <= LARGEST:  # type: ignore[type-var, operator]
+                    return np.array([values], np.float32), False, None
+            except TypeError:  # None does not compare with numbers
+                pass
+            return np.zeros((1, size), np.float32), False, [True]
+        if not values:
+            raise ValueError("the batch is empty")
+        array = np.array(values, np.float64)  # None becomes NaN; rows of unlike lengths raise
+        if array.shape[-1] != size:
+            raise ValueError(f"there are {array.shape[-1]} numbers in a row")
+    except ValueError as error:  # msgspec's and NumPy's errors are ValueErrors too
+        raise Refused(
+            422,
+            f"The observation does not fit: {error}.",
+            mend=f"Send {size} numbers, or a list of such lists; null for a missing one.",
+        ) from error
+    usable = (np.abs(array) <= LARGEST).all(-1)
+    if usable.all():
+        return array.astype(np.float32), True, None
+    array[~usable] = 0.0
+    unusable: list[bool] = (~usable).tolist()
+    return array.astype(np.float32), True, unusable
+
+
+def action_mask(raw: bytes, rows: int, size: int) -> Booleans:
+    """``(B, A)`` true where allowed; one row serves a whole batch.
+
+    Raises:
+        Refused: 422, something else, or nothing allowed.
+    """
+    try:
+        array = np.array((_MANY_MASKS if _nested(raw) else _ONE_MASK).decode(raw), np.bool_)
+        mask = np.broadcast_to(array, (rows, size)) if array.shape[-1:] == (size,) else None
+    except ValueError as error:
+        raise Refused(422, f"The mask does not fit: {error}.", mend=f"Send {size} booleans for each row.") from error
+    if mask is None or not bool(mask.any(-1).all()):
+        raise Refused(
+            422,
+            "The mask allows nothing." if mask is not None else f"The mask has shape {array.shape}.",
+            mend=f"Send {size} booleans for each row, at least one of them true.",
+        )
+    return mask
+
+
+def one_line(raw: msgspec.Raw) -> msgspec.Raw:
+    """The same JSON without line breaks, fit for a file of JSON lines."""
+    data = bytes(raw)
+    return msgspec.Raw(data.replace(b"\n", b" ").replace(b"\r", b" ")) if b"\n" in data or b"\r" in data else raw
