@@ -26,6 +26,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("ope",): ("rlcourse.recipes.ope:Ope", "judge policies by a log that another wrote"),
     ("benchmark",): ("rlcourse.recipes.benchmark:Benchmark", "compare algorithms on environments, over many trials"),
     ("tune",): ("rlcourse.recipes.tune:Tune", "search for better settings, and check them on fresh seeds"),
+    ("serve", "http"): ("rlcourse.recipes.serve_http:Serve", "answer over HTTP what a policy would do"),
     ("check",): ("rlcourse.recipes.check:Check", "check your answers to exercises"),
     ("grade",): ("rlcourse.recipes.grade:Grade", "grade a folder of submissions"),
     ("doctor",): ("rlcourse.recipes.doctor:Doctor", "see whether this machine is ready"),

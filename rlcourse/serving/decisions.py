@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | Non
 
 def _steps(line: wire.DecisionLine) -> list[_Step]:
     values, many = wire.read_observations(bytes(line.observation))
-    rows = values if many else [values]
+    rows: list[Any] = list(values) if many else [values]
     actions, propensities, fallbacks = line.action, line.propensity, line.fallback
     count = len(rows)
     if not isinstance(actions, list):
@@ -157,8 +158,8 @@ def _steps(line: wire.DecisionLine) -> list[_Step]:
         )
     made = []
     for row, action, propensity, fallback in zip(rows, actions, propensities, fallbacks, strict=True):
-        usable = all(value is not None and abs(value) <= wire.LARGEST for value in row)  # type: ignore[union-attr]
-        made.append(_Step(row, action, propensity, line.version, fallback, usable=usable))  # type: ignore[arg-type]
+        usable = all(value is not None and abs(value) <= wire.LARGEST for value in row)
+        made.append(_Step(row, action, propensity, line.version, fallback, usable=usable))
     return made
 
 
@@ -178,7 +179,7 @@ def _cut(bandit: bool, stream: list[tuple[_Step, bool]], tally: _Tally) -> None:
 
     for step, starts in stream:
         if starts:
-            end(None, False)
+            end(part[-1].next_obs if part else None, False)
         if not step.usable or not step.rewarded:
             # What is there of it still says what followed the step before.
             end(step.obs if step.usable and part else None, False)

@@ -17,6 +17,7 @@ from rlcourse.serving.decision_log import DecisionLog
 from rlcourse.serving.shelf import Loaded, Shelf
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Registry = CollectorRegistry
 BOUNDS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -73,12 +74,12 @@ class Counting(Collector):
         latency = HistogramMetricFamily(
             "rl_request_seconds", "From the arrival of a request to its decision", labels=("policy", "version")
         )
-        for key, counts in list(self._buckets.items()):
+        for names, counts in list(self._buckets.items()):
             total, buckets = 0, []
             for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), counts, strict=True):
                 total += count
                 buckets.append((bound, total))
-            latency.add_metric(key, buckets, self._seconds[key])
+            latency.add_metric(names, buckets, self._seconds[names])
         refused = CounterMetricFamily("rl_refused", "Requests answered without an action", labels=("status",))
         for status, count in list(self.refused.items()):
             refused.add_metric((str(status),), count)

@@ -78,7 +78,7 @@ class ServiceConfig:
 class Prepared:
     """A request that is known to fit."""
 
-    __slots__ = ("allowed_s", "arrived", "bad", "loaded", "many", "mask", "obs", "request", "started")
+    __slots__ = ("allowed_s", "arrived", "bad", "loaded", "many", "mask", "memory", "obs", "request", "started")
 
     def __init__(
         self,
@@ -94,6 +94,7 @@ class Prepared:
         self.request, self.loaded, self.obs, self.many, self.mask = request, loaded, obs, many, mask
         self.bad = bad  # for each row None or the reason why it cannot be shown to the policy
         self.arrived, self.allowed_s = arrived, allowed_s
+        self.memory: Floats | None = None  # what was recalled, while it waits in a batch
         self.started = False  # a memory began with this request
 
 
@@ -164,7 +165,7 @@ class PolicyService:
         if loaded.low is not None or loaded.high is not None:
             bad = _out_of_range(obs, loaded, bad)
         mask = None
-        if request.mask is not None:
+        if request.mask is not wire.NULL and bytes(request.mask) != b"null":
             mask = wire.action_mask(bytes(request.mask), len(obs), policy.num_actions)
         allowed_s = self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1000.0
         return Prepared(request, loaded, obs, many, mask, bad, arrived, allowed_s)
@@ -279,7 +280,7 @@ class PolicyService:
                     probability,
                     round(seconds * 1e3, 3),
                     greedy,
-                    None if request.mask is None else wire.one_line(request.mask),
+                    wire.NULL if prepared.mask is None else wire.one_line(request.mask),
                     fallback,
                     request.session,
                     prepared.started or request.reset,

@@ -16,6 +16,7 @@ from rlcourse.serving.refusals import Refused
 
 Kind = TypeVar("Kind")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+\Z")]
+NULL = msgspec.Raw(b"null")
 LARGEST = float(np.finfo(np.float32).max)
 """Beyond it a number is infinite to a network of 32-bit floats."""
 
@@ -25,7 +26,7 @@ class ActionRequest(msgspec.Struct):
 
     observation: msgspec.Raw  # (D,) or (B, D) numbers
     deterministic: bool = True  # the likeliest action; false draws one
-    mask: msgspec.Raw | None = None  # (A,) or (B, A) booleans: what is allowed
+    mask: msgspec.Raw = NULL  # (A,) or (B, A) booleans: what is allowed; null allows all
     session: Name | None = None  # whose memory to go on with, for policies that have one
     reset: bool = False  # an episode begins here: forget what the session remembered
     version: Name | None = None  # None: the default one
@@ -70,7 +71,7 @@ class DecisionLine(msgspec.Struct, tag="decision", tag_field="kind", omit_defaul
     propensity: float | list[float]
     latency_ms: float
     greedy: bool = False
-    mask: msgspec.Raw | None = None
+    mask: msgspec.Raw = NULL
     fallback: str | list[str | None] | None = None
     session: str | None = None
     started: bool = False  # a memory began here
@@ -195,12 +196,11 @@ def observation(raw: bytes, size: int) -> tuple[Floats, bool, list[bool] | None]
             f"The observation does not fit: {error}.",
             mend=f"Send {size} numbers, or a list of such lists; null for a missing one.",
         ) from error
-    usable = (np.abs(array) <= LARGEST).all(-1)
+    usable = np.atleast_1d((np.abs(array) <= LARGEST).all(-1))
     if usable.all():
         return array.astype(np.float32), True, None
     array[~usable] = 0.0
-    unusable: list[bool] = (~usable).tolist()
-    return array.astype(np.float32), True, unusable
+    return array.astype(np.float32), True, (~usable).tolist()
 
 
 def action_mask(raw: bytes, rows: int, size: int) -> Booleans:

@@ -1,0 +1,199 @@
+"""The parts of a serving process, put together, and what it keeps on the disk.
+
+::
+
+    state/
+    ├── decisions/*.jsonl       the decision log
+    ├── sessions-NAME-VERSION.npz   what recurrent policies remember, saved once a minute and at the end
+    └── shelf.json              which versions were loaded and which answered, so that a rollback outlives a crash
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from rlcourse.errors import ArtifactError
+from rlcourse.files import write_json
+from rlcourse.randomness import Seeds
+from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
+from rlcourse.serving.http import Application, HttpConfig, management
+from rlcourse.serving.metrics import CONTENT_TYPE, Counting, Registry, exposition
+from rlcourse.serving.policies import read_artifact
+from rlcourse.serving.server import ServerConfig, run
+from rlcourse.serving.service import PolicyService, ServiceConfig
+from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
+
+SAVE_EVERY_S = 60.0
+"""Between two savings of the sessions: a kill loses what they learned since."""
+
+
+@dataclass(frozen=True)
+class AssemblyConfig:
+    """Everything that can be set."""
+
+    server: ServerConfig
+    http: HttpConfig
+    service: ServiceConfig
+    shelf: ShelfConfig
+    log: DecisionLogConfig
+
+
+class Forgetful(ListRecorder):
+    """Takes lines and keeps none: a service without a state folder."""
+
+    def append(self, line: bytes) -> None:
+        """Do nothing."""
+
+
+class Assembly:
+    """A shelf, a service, its log, its counts and its web application.
+
+    Raises:
+        StorageError: the state folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        config: AssemblyConfig,
+        *,
+        state: Path | None,
+        keys: Sequence[str] = (),
+        seed: int = 0,
+        replay: bool = False,
+        registry: Registry | None = None,
+    ) -> None:
+        self.config, self.state = config, state
+        self.registry = Registry() if registry is None else registry
+        self.shelf = Shelf(config.shelf, clock=time.perf_counter, wall=time.time)
+        self.log = None if state is None else DecisionLog(state / "decisions", config.log)
+        self.counting = Counting(self.shelf, self.log)
+        self.registry.register(self.counting)
+        self.service = PolicyService(
+            self.shelf,
+            config.service,
+            # The same draws after every restart would make of exploration a habit.
+            rng=Seeds(seed).numpy("serving", 0 if replay else time.time_ns()),
+            clock=time.perf_counter,
+            wall=time.time,
+            recorder=self.log or Forgetful(),
+            watcher=self.counting,
+            prefix=f"{secrets.token_hex(6)}-",
+        )
+        self.application = Application(
+            self.service,
+            config.http,
+            exposition=lambda: (exposition(self.registry), CONTENT_TYPE),
+            refused=self.counting.refused,
+            keys=keys,
+            ready=self._unready,
+        )
+        self.counting.in_flight = lambda: self.application.in_flight
+        self._saved = time.monotonic()
+
+    def load(self, name: str, folder: Path, *, version: str | None = None) -> None:
+        """Read, warm, and put on the shelf.
+
+        Raises:
+            ArtifactError: there is no policy there that can be served.
+            Refused: it is loaded already.
+        """
+        self.shelf.add(self.shelf.warm(name, read_artifact(folder), version=version, path=folder))
+
+    def restore(self) -> None:
+        """Go on where the state folder says an earlier process stopped: its versions, its defaults, its sessions.
+
+        Raises:
+            ArtifactError: the state is damaged.
+        """
+        if self.state is None:
+            return
+        path = self.state / "shelf.json"
+        if path.exists():
+            try:
+                known = json.loads(path.read_text(encoding="utf-8"))
+                for name, entry in known.items():
+                    self._restore_entry(name, entry)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ArtifactError(
+                    f"{path} does not say which versions were live: {error}.",
+                    mend="Move the file away; the policies named on the command line then answer.",
+                ) from error
+        for loaded in self._loaded():
+            saved = self._sessions_path(loaded)
+            if loaded.sessions is not None and saved.exists():
+                loaded.sessions.restore(saved)
+        self.note_shelf()
+
+    def _restore_entry(self, name: str, known: dict[str, object]) -> None:
+        here = self.shelf.entries.get(name)
+        paths = known["versions"]
+        assert isinstance(paths, dict)
+        for version, folder in paths.items():
+            if (here is None or version not in here.versions) and folder is not None and Path(folder).is_dir():
+                self.load(name, Path(folder), version=version)
+                here = self.shelf.entries[name]
+        if here is not None and known["default"] in here.versions:
+            here.default = here.versions[str(known["default"])]
+            history = known["history"]
+            assert isinstance(history, list)
+            here.history = [version for version in history if version in here.versions]
+
+    def note_shelf(self) -> None:
+        """Write down what is loaded and which versions answer."""
+        if self.state is not None:
+            write_json(
+                self.state / "shelf.json",
+                {
+                    name: {
+                        "default": entry.default.version,
+                        "history": entry.history,
+                        "versions": {
+                            version: None if loaded.path is None else str(loaded.path.absolute())
+                            for version, loaded in entry.versions.items()
+                        },
+                    }
+                    for name, entry in self.shelf.entries.items()
+                },
+            )
+
+    def run(self, listening: Callable[[str, str], None]) -> None:
+        """Serve until told to stop."""
+        app = management(self.service, read=read_artifact, unloading=self.counting.unloading, changed=self.note_shelf)
+        run(self.application, app, self.config.server, listening=listening, every_second=self._now_and_then)
+
+    def close(self) -> None:
+        """Write everything out."""
+        self.save_sessions()
+        if self.log is not None:
+            self.log.close()
+
+    def save_sessions(self) -> None:
+        """Write what recurrent policies remember."""
+        for loaded in self._loaded():
+            if self.state is not None and loaded.sessions is not None:
+                loaded.sessions.save(self._sessions_path(loaded))
+        self._saved = time.monotonic()
+
+    def _now_and_then(self) -> None:
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save_sessions()
+
+    def _unready(self) -> str | None:
+        if not self.shelf.entries:
+            return "no policy is loaded"
+        if self.log is not None and self.log.problem is not None:
+            return f"the decision log cannot be written: {self.log.problem}"
+        return None
+
+    def _loaded(self) -> list[Loaded]:
+        return [loaded for entry in self.shelf.entries.values() for loaded in entry.versions.values()]
+
+    def _sessions_path(self, loaded: Loaded) -> Path:
+        assert self.state is not None
+        return self.state / f"sessions-{quote(loaded.name, safe='')}-{quote(loaded.version, safe='')}.npz"

@@ -1,0 +1,193 @@
+"""The process around the application: sockets, time limits, signals, an orderly end. The one file that imports uvicorn.
+
+::
+
+    SIGTERM ─▶ /readyz says 503, answers carry "connection: close"     the load balancer looks elsewhere
+            ─▶ drain_s later: no new connections, what has begun ends
+            ─▶ the log is written out, sessions are saved               exit status 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rlcourse.errors import ConfigError
+from rlcourse.serving.http import Application
+
+REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where to listen, and for how long to be patient."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets others in."""
+    port: int = 8080
+    """0 takes a free one and says which."""
+    management_port: int = 8081
+    """For loading and switching versions, on 127.0.0.1 only; 0 takes a free one."""
+    read_timeout_s: float = 10.0
+    """A request that has not arrived whole by then is given up (408): nobody holds a connection by sending slowly."""
+    keep_alive_s: float = 75.0
+    """An idle connection is closed after this time."""
+    drain_s: float = 0.5
+    """Between SIGTERM and the last connection: how long load balancers have to notice."""
+    shutdown_s: float = 10.0
+    """How long requests that have begun may still take then."""
+
+    def __post_init__(self) -> None:
+        for port in (self.port, self.management_port):
+            if not 0 <= port < 65536:
+                raise ConfigError(f"{port} is no port.", mend="Use 0 to 65535.")
+        if min(self.read_timeout_s, self.keep_alive_s, self.shutdown_s) <= 0.0 or self.drain_s < 0.0:
+            raise ConfigError("A time limit is not above 0.", mend="Use seconds above 0.")
+
+
+class _Timed(HttpToolsProtocol):
+    """Knows since when it has been waiting for the rest of a request."""
+
+    reading_since: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.reading_since = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.reading_since is None:
+            self.reading_since = self.loop.time()
+
+    def on_message_complete(self) -> None:
+        self.reading_since = None
+        super().on_message_complete()
+
+    def give_up(self) -> None:
+        """Close, with a word to the client if nothing has been answered yet."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(REQUEST_TIMEOUT)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # two servers, one loop: :func:`serve` listens to the signals for both
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: the address is taken or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+            mend="Choose another port, or 0 for a free one.",
+        ) from error
+    found.set_inheritable(False)
+    return found
+
+
+def run(
+    application: Application,
+    management: Callable[..., Awaitable[None]],
+    config: ServerConfig,
+    *,
+    listening: Callable[[str, str], None],
+    every_second: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain.
+
+    Args:
+        application: for everybody.
+        management: for this machine.
+        listening: told both addresses when connections are taken.
+        every_second: called while serving; must be quick.
+    """
+    public, private = bound(config.host, config.port), bound("127.0.0.1", config.management_port)
+    settings: dict[str, Any] = {
+        "loop": "uvloop",
+        "lifespan": "off",
+        "ws": "none",
+        "access_log": False,
+        "log_level": "warning",
+        "server_header": False,
+        "timeout_keep_alive": int(config.keep_alive_s) or 1,
+        "timeout_graceful_shutdown": int(config.shutdown_s) or 1,
+        "backlog": 2048,
+    }
+    main = _Server(uvicorn.Config(application, http=_Timed, **settings))
+    side = _Server(uvicorn.Config(management, http=_Timed, **settings))
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tasks = [loop.create_task(main.serve([public])), loop.create_task(side.serve([private]))]
+        while not (main.started and side.started):
+            await asyncio.sleep(0.001)
+        # What has been made by now lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        listening(_address(public), _address(private))
+        watch = loop.create_task(_watch((main, side), config.read_timeout_s, every_second))
+        await stop.wait()
+        application.draining = True
+        await asyncio.sleep(config.drain_s)
+        main.should_exit = side.should_exit = True
+        await asyncio.gather(*tasks)
+        watch.cancel()
+        application.close()
+
+    with asyncio.Runner(loop_factory=main.config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+async def _watch(servers: tuple[uvicorn.Server, ...], limit_s: float, every_second: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    pause = min(1.0, limit_s / 4)
+    while True:
+        await asyncio.sleep(pause)
+        now = loop.time()
+        for server in servers:
+            for connection in list(server.server_state.connections):
+                since = getattr(connection, "reading_since", None)
+                if isinstance(connection, _Timed) and since is not None and now - since > limit_s:
+                    connection.give_up()
+        every_second()
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
