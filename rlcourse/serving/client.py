@@ -1,0 +1,393 @@
+"""Asking a policy service, from a program that must act in time whatever the network does.
+
+One interface, three ways: :class:`PolicyClient` over HTTP, :class:`AsyncPolicyClient` likewise, and
+:class:`InProcessClient` that asks a service in the same process, for tests. The one file that imports httpx.
+
+::
+
+    ask ──answer in time──▶ the policy's action
+     │
+     ├─ could not connect: nothing was sent, so it is asked again
+     ├─ broke off later: asked again only if asking twice does no harm (deterministic, no session)
+     └─ too late, refused for now, broken: the fallback action if there is one, else an error
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import httpx
+
+from rlcourse.errors import ConfigError, RLCourseError
+from rlcourse.serving import wire
+from rlcourse.serving.breaker import CircuitBreaker
+from rlcourse.serving.refusals import Refused
+from rlcourse.serving.service import PolicyService
+
+Observation = Sequence[float | None]
+Mask = Sequence[bool]
+
+
+class ServiceUnavailableError(RLCourseError):
+    """The policy service gave no answer in time, and no fallback action was named."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to do; lists for a batch."""
+
+    action: Any  # int, or list of int
+    probability: Any  # with which it was taken; None for the client's own fallback: unknown to the log
+    confidence: Any
+    version: str | None
+    request_id: str
+    fallback: Any  # None: the policy's own; otherwise why not
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How long to wait, how often to ask, what to do without an answer."""
+
+    deadline_s: float = 0.1
+    """For everything together, repeats included."""
+    retries: int = 1
+    """How often to ask again, where that is safe and the deadline allows."""
+    fallback_action: int | None = None
+    """What to do without an answer; ``None`` raises :class:`ServiceUnavailableError`."""
+    breaker_failures: int = 5
+    """So many failures in a row, and the service is left alone ..."""
+    breaker_cooldown_s: float = 1.0
+    """... for so long."""
+    api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.deadline_s > 0.0 or self.retries < 0:
+            raise ConfigError("A client that waits for nothing.", mend="Use a deadline above 0 and 0 retries or more.")
+
+
+class Client(Protocol):
+    """What all but the asynchronous one can do."""
+
+    def act(self, observation: Observation, **options: Any) -> Answer:
+        """One action. ``options``: see :func:`question`."""
+        ...
+
+    def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
+        """One action for each of several observations."""
+        ...
+
+    def reward(self, request_id: str, reward: float, **more: Any) -> None:
+        """What an action led to. ``more``: ``terminated``, ``truncated``, ``next_observation``, ``row``, ``session``."""
+        ...
+
+
+def question(
+    observation: Sequence[Any],
+    *,
+    request_id: str,
+    deadline_s: float,
+    deterministic: bool = True,
+    mask: Sequence[Any] | None = None,
+    session: str | None = None,
+    reset: bool = False,
+    version: str | None = None,
+) -> dict[str, Any]:
+    """A request's body.
+
+    Args:
+        observation: ``(D,)`` or ``(B, D)``.
+        request_id: names the answer, and later the reward.
+        deadline_s: what the service may take.
+        deterministic: the likeliest action instead of a drawn one.
+        mask: ``(A,)`` or ``(B, A)``: what is allowed.
+        session: whose memory to go on with.
+        reset: an episode begins here.
+        version: other than the default.
+    """
+    body: dict[str, Any] = {
+        "observation": observation,
+        "deterministic": deterministic,
+        "request_id": request_id,
+        "deadline_ms": max(min(deadline_s, 60.0) * 1e3, 1e-3),
+    }
+    given = {"mask": mask, "session": session, "version": version}
+    body.update({name: value for name, value in given.items() if value is not None})
+    return {**body, "reset": True} if reset else body
+
+
+class _Rules:
+    """What the two clients over HTTP have in common: everything but the waiting."""
+
+    def __init__(self, config: ClientConfig, policy: str, clock: Callable[[], float]) -> None:
+        self.config, self.clock = config, clock
+        self.path = f"/v1/policies/{policy}/action"
+        self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, clock)
+        self._ids = (f"{secrets.token_hex(6)}-{n:x}" for n in itertools.count())
+        self.headers = {"content-type": "application/json"}
+        if config.api_key is not None:
+            self.headers["authorization"] = f"Bearer {config.api_key}"
+
+    def next_id(self) -> str:
+        return next(self._ids)
+
+    def may_repeat(self, error: httpx.TransportError, body: Mapping[str, Any]) -> bool:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return True  # nothing was sent
+        return not isinstance(error, httpx.TimeoutException) and body["deterministic"] and "session" not in body
+
+    def understood(self, response: httpx.Response) -> Answer | str:
+        """An answer, or why there is none for now.
+
+        Raises:
+            Refused: the request itself is wrong; asking again would not help, nor would a fallback be honest.
+        """
+        if response.status_code == 200:
+            found = response.json()
+            self.breaker.succeeded()
+            return Answer(
+                *(found[name] for name in ("action", "probability", "confidence", "version", "request_id", "fallback"))
+            )
+        if response.status_code == 429 or response.status_code >= 500:
+            self.breaker.failed()
+            return f"status {response.status_code}"
+        self.breaker.succeeded()
+        try:
+            said = response.json()
+            problem, mend = str(said["error"]), str(said["mend"])
+        except (ValueError, KeyError, TypeError):
+            problem, mend = f"The service answered {response.status_code}.", "Check the address."
+        raise Refused(response.status_code, problem, mend=mend)
+
+    def without(self, why: str, request_id: str, rows: int | None) -> Answer:
+        """The fallback.
+
+        Raises:
+            ServiceUnavailableError: there is none.
+        """
+        action = self.config.fallback_action
+        if action is None:
+            raise ServiceUnavailableError(
+                f"The policy service gave no answer: {why}.",
+                mend="Name a fallback_action for when that happens, or a longer deadline.",
+            )
+        reason = f"client: {why}"
+        if rows is None:
+            return Answer(action, None, None, None, request_id, reason)
+        return Answer([action] * rows, None, None, None, request_id, [reason] * rows)
+
+
+class PolicyClient:
+    """Over HTTP, with connections kept open. Use it as a context manager, or close it.
+
+    Args:
+        url: of the service, as ``http://127.0.0.1:8080``.
+        policy: which one to ask.
+        clock: seconds that only grow.
+        transport: in place of the network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        policy: str = "rl_policy",
+        config: ClientConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._rules = _Rules(config or ClientConfig(), policy, clock)
+        self._http = httpx.Client(base_url=url, headers=self._rules.headers, transport=transport, trust_env=False)
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Open while the service is left alone."""
+        return self._rules.breaker
+
+    def act(self, observation: Observation, **options: Any) -> Answer:
+        """One action.
+
+        Raises:
+            Refused: the request is wrong.
+            ServiceUnavailableError: no answer and no fallback action.
+        """
+        return self._ask(observation, None, options)
+
+    def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
+        """One action for each; errors as for :meth:`act`."""
+        return self._ask(observations, len(observations), options)
+
+    def _ask(self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]) -> Answer:
+        rules = self._rules
+        end = rules.clock() + rules.config.deadline_s
+        request_id = options.get("request_id") or rules.next_id()
+        why = "the deadline passed"
+        for _ in range(1 + rules.config.retries):
+            if not rules.breaker.allow():
+                why = "it has failed too often"
+                break
+            left = end - rules.clock()
+            if left <= 0.0:
+                break
+            body = question(observation, **{**options, "request_id": request_id, "deadline_s": left})
+            try:
+                answer = rules.understood(self._http.post(rules.path, content=wire.encode(body), timeout=left))
+            except httpx.TransportError as error:
+                rules.breaker.failed()
+                why = f"{type(error).__name__}"
+                if rules.may_repeat(error, body):
+                    continue
+                break
+            if isinstance(answer, Answer):
+                return answer
+            why = answer
+            break
+        return rules.without(why, request_id, rows)
+
+    def reward(self, request_id: str, reward: float, **more: Any) -> None:
+        """What an action led to; waits up to ten deadlines, and may be sent twice, which joins as once.
+
+        Raises:
+            Refused: the request is wrong.
+            ServiceUnavailableError: it could not be delivered.
+        """
+        rules = self._rules
+        content = wire.encode({"request_id": request_id, "reward": reward, **more})
+        for attempt in range(1 + rules.config.retries):
+            try:
+                response = self._http.post("/v1/rewards", content=content, timeout=10 * rules.config.deadline_s)
+            except httpx.TransportError as error:
+                if attempt == rules.config.retries:
+                    raise ServiceUnavailableError(
+                        f"A reward was not delivered: {error}.", mend="Send it again."
+                    ) from error
+                continue
+            if response.status_code != 202:
+                rules.understood(response)
+                raise ServiceUnavailableError(
+                    f"A reward was answered {response.status_code}.", mend="Send it again a little later."
+                )
+            return
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncPolicyClient:
+    """As :class:`PolicyClient`, for asyncio."""
+
+    def __init__(
+        self,
+        url: str,
+        policy: str = "rl_policy",
+        config: ClientConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._rules = _Rules(config or ClientConfig(), policy, clock)
+        self._http = httpx.AsyncClient(base_url=url, headers=self._rules.headers, transport=transport, trust_env=False)
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Open while the service is left alone."""
+        return self._rules.breaker
+
+    async def act(self, observation: Observation, **options: Any) -> Answer:
+        """See :meth:`PolicyClient.act`."""
+        return await self._ask(observation, None, options)
+
+    async def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
+        """See :meth:`PolicyClient.act_batch`."""
+        return await self._ask(observations, len(observations), options)
+
+    async def _ask(self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]) -> Answer:
+        rules = self._rules
+        end = rules.clock() + rules.config.deadline_s
+        request_id = options.get("request_id") or rules.next_id()
+        why = "the deadline passed"
+        for _ in range(1 + rules.config.retries):
+            if not rules.breaker.allow():
+                why = "it has failed too often"
+                break
+            left = end - rules.clock()
+            if left <= 0.0:
+                break
+            body = question(observation, **{**options, "request_id": request_id, "deadline_s": left})
+            try:
+                async with asyncio.timeout(left):  # httpx's own limits are for each read, not for all of them
+                    response = await self._http.post(rules.path, content=wire.encode(body), timeout=left)
+                answer = rules.understood(response)
+            except TimeoutError:
+                rules.breaker.failed()
+                break
+            except httpx.TransportError as error:
+                rules.breaker.failed()
+                why = f"{type(error).__name__}"
+                if rules.may_repeat(error, body):
+                    continue
+                break
+            if isinstance(answer, Answer):
+                return answer
+            why = answer
+            break
+        return rules.without(why, request_id, rows)
+
+    async def reward(self, request_id: str, reward: float, **more: Any) -> None:
+        """See :meth:`PolicyClient.reward`; asked once."""
+        content = wire.encode({"request_id": request_id, "reward": reward, **more})
+        try:
+            response = await self._http.post("/v1/rewards", content=content, timeout=10 * self._rules.config.deadline_s)
+        except httpx.TransportError as error:
+            raise ServiceUnavailableError(f"A reward was not delivered: {error}.", mend="Send it again.") from error
+        if response.status_code != 202:
+            self._rules.understood(response)
+            raise ServiceUnavailableError(f"A reward was answered {response.status_code}.", mend="Send it again later.")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class InProcessClient:
+    """Asks a service directly: the same requests and answers, encoded and decoded, without a network."""
+
+    def __init__(self, service: PolicyService, policy: str = "rl_policy") -> None:
+        self._service, self._policy = service, policy
+        self._ids = (f"in-process-{n:x}" for n in itertools.count())
+
+    def act(self, observation: Observation, **options: Any) -> Answer:
+        """See :meth:`PolicyClient.act`."""
+        settings = {"request_id": next(self._ids), "deadline_s": 60.0, **options}
+        body = wire.encode(question(observation, **settings))
+        found = self._service.act(self._policy, wire.read_action(body))
+        return Answer(
+            found.action, found.probability, found.confidence, found.version, found.request_id, found.fallback
+        )
+
+    def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
+        """See :meth:`PolicyClient.act_batch`."""
+        return self.act(observations, **options)  # type: ignore[arg-type]
+
+    def reward(self, request_id: str, reward: float, **more: Any) -> None:
+        """See :meth:`PolicyClient.reward`."""
+        body = wire.encode({"request_id": request_id, "reward": reward, **more})
+        self._service.reward(wire.read_reward(body))
