@@ -157,6 +157,7 @@ def ten_policies() -> list[DiscretePolicy]:
         learner, drawing = offline_learner("cql", log.spec(), seeds), seeds.torch("batches")
         for _ in range(updates):
             learner.update(log.sample(256, drawing))
+        assert isinstance(learner.policy, DiscretePolicy)
         kept.append(EpsilonGreedyPolicy(learner.policy, EPSILON))
     return kept
 

@@ -19,6 +19,8 @@ BENCHMARKS = (
     ("baselines.py", "dqn"),
     ("baselines.py", "sac"),
     ("baselines.py", "scores"),
+    ("off_policy.py", "speed"),
+    ("off_policy.py", "ranking"),
     ("datasets.py",),
     ("grading.py",),
     ("tuning.py",),

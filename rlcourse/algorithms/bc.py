@@ -1,4 +1,4 @@
-r"""Behavioural cloning: treat the log as a classification problem and predict the action that was taken.
+r"""Behavioural cloning: forget that it is about decisions, and predict the action that was taken.
 
 .. math:: L(\theta) = \mathbb E_{(s, a) \sim \mathcal D}\big[-\log \pi_\theta(a \mid s)\big]
 
@@ -6,6 +6,9 @@ Pomerleau (1991), "Efficient training of artificial neural networks for autonomo
 
 It never looks at rewards, so it can at best do what the log's author did, and it is the baseline that any method
 which *does* look at rewards has to beat.
+
+Discrete actions make it a classification problem. Continuous ones make it a regression: the policy is then a normal
+distribution around a network's output, with one learned spread for each entry of the action.
 
 Departures from the paper: none that matter; Adam instead of plain gradient descent, observations normalised.
 """
@@ -16,8 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlcourse.networks import CategoricalPolicy, LogitsNetwork, adam, anneal_
-from rlcourse.objectives.policies import categorical_entropy, negative_log_likelihood
+from rlcourse.networks import ImitatingPolicy, adam, anneal_, imitating_policy
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
 
@@ -36,23 +38,21 @@ class BC:
 
     def __init__(self, spec: TaskSpec, config: BCConfig | None = None) -> None:
         self.config = config = config or BCConfig()
-        device = spec.obs_mean.device
-        self.logits = LogitsNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.num_actions).to(device)
-        self.optimiser = adam(self.logits.parameters(), config.learning_rate)
+        self.network, self._policy = imitating_policy(spec, config.hidden)
+        self.optimiser = adam(self.network.parameters(), config.learning_rate)
 
     @property
-    def policy(self) -> CategoricalPolicy:
+    def policy(self) -> ImitatingPolicy:
         """The clone."""
-        return CategoricalPolicy(self.logits)
+        return self._policy
 
     def update(self, batch: Batch) -> Metrics:
         """One step down the gradient of the cloning loss."""
-        logits = self.logits(batch.obs)  # (B, A)
-        loss = negative_log_likelihood(logits, batch.action).mean()
+        loss = -self._policy.log_likelihood(batch.obs, batch.action).mean()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        return {"policy_loss": loss.detach(), "entropy": categorical_entropy(logits.detach()).mean()}
+        return {"policy_loss": loss.detach()}
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""
@@ -60,9 +60,9 @@ class BC:
 
     def state_dict(self) -> dict[str, Any]:
         """Network and optimiser."""
-        return {"logits": self.logits.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.logits.load_state_dict(state["logits"])
+        self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -32,7 +32,7 @@ from rlcourse.networks import (
     frozen_copy,
     polyak_update_,
 )
-from rlcourse.objectives.values import bellman_target
+from rlcourse.objectives.values import bellman_target, half_squared_error
 from rlcourse.vocabulary import Batch, ContinuousActions, Metrics, TaskSpec
 
 
@@ -113,7 +113,7 @@ class SAC:
             target = bellman_target(batch.reward, batch.discount, next_value)  # (B,)
 
         q = self.q(batch.obs, batch.action)  # (2, B)
-        q_loss = 0.5 * (q - target).square().mean(-1).sum()
+        q_loss = half_squared_error(q, target).mean(-1).sum()
 
         action, log_probability = self._policy.sample_by(batch.obs, noise)
         frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}

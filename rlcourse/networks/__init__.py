@@ -2,8 +2,10 @@
 
 from rlcourse.networks.descent import Descent
 from rlcourse.networks.mlp import (
+    ActionNetwork,
     Activation,
     DuelingQNetwork,
+    GaussianNetwork,
     LogitsNetwork,
     MLPNetwork,
     Normaliser,
@@ -13,30 +15,38 @@ from rlcourse.networks.mlp import (
     ValueNetwork,
     mlp,
     orthogonal_,
+    twin_q,
 )
 from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_
 from rlcourse.networks.policies import (
     CategoricalPolicy,
+    DeterministicPolicy,
     EpsilonGreedyPolicy,
     GaussianPolicy,
     GreedyQPolicy,
+    ImitatingPolicy,
     ScriptedPolicy,
     SquashedGaussianPolicy,
     UniformBoxPolicy,
     UniformPolicy,
+    imitating_policy,
     sample_actions,
 )
 from rlcourse.networks.recurrent import RecurrentActorCritic, RecurrentCategoricalPolicy
 from rlcourse.networks.targets import frozen_copy, polyak_update_
 
 __all__ = [
+    "ActionNetwork",
     "Activation",
     "CategoricalPolicy",
     "Descent",
+    "DeterministicPolicy",
     "DuelingQNetwork",
     "EpsilonGreedyPolicy",
+    "GaussianNetwork",
     "GaussianPolicy",
     "GreedyQPolicy",
+    "ImitatingPolicy",
     "LogitsNetwork",
     "MLPNetwork",
     "Normaliser",
@@ -54,8 +64,10 @@ __all__ = [
     "anneal_",
     "clip_gradients_",
     "frozen_copy",
+    "imitating_policy",
     "mlp",
     "orthogonal_",
     "polyak_update_",
     "sample_actions",
+    "twin_q",
 ]

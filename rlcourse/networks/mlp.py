@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rlcourse.vocabulary import ContinuousActions
+from rlcourse.objectives.values import taken
+from rlcourse.vocabulary import ContinuousActions, DiscreteActions, TaskSpec
 
 Activation = Literal["relu", "tanh"]
 
@@ -156,6 +157,30 @@ class ValueNetwork(MLPNetwork):
         return super().forward(obs).squeeze(-1)
 
 
+class ActionNetwork(MLPNetwork):
+    """One action within its bounds for each observation: ``(B, D)`` to ``(B, K)``, squeezed there by tanh."""
+
+    centre: Tensor
+    half_range: Tensor
+
+    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], actions: ContinuousActions) -> None:
+        super().__init__(obs_mean, obs_std, hidden, actions.size)
+        self.register_buffer("centre", actions.centre.detach().clone())
+        self.register_buffer("half_range", actions.half_range.detach().clone())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Actions in their own units."""
+        return self.centre + self.half_range * super().forward(obs).tanh()
+
+
+class GaussianNetwork(ActionNetwork):
+    """An action within its bounds, and one learned spread for each of its entries, the same everywhere."""
+
+    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], actions: ContinuousActions) -> None:
+        super().__init__(obs_mean, obs_std, hidden, actions)
+        self.log_std = nn.Parameter(self.half_range.log())
+
+
 class TwinMLP(nn.Module):
     """Two independent MLPs with ReLU, evaluated in one batched multiplication: ``(B, sizes[0])`` to ``(2, B, sizes[-1])``."""
 
@@ -189,6 +214,10 @@ class TwinQNetwork(TwinMLP):
         """``(B, D)`` to ``(2, B, A)``."""
         return super().forward(self.normaliser(obs))
 
+    def of(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B,)`` int64 to the ``(2, B)`` values of those actions."""
+        return taken(self(obs), action)
+
 
 class TwinActionQNetwork(TwinMLP):
     """Two independent Q-networks for continuous actions: ``(B, D)`` and ``(B, K)`` to ``(2, B)``."""
@@ -201,6 +230,19 @@ class TwinActionQNetwork(TwinMLP):
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # type: ignore[override]
         """Actions in their own units."""
         return super().forward(self.normaliser(torch.cat([obs, action], -1))).squeeze(-1)
+
+    def of(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The same, under the name that :class:`TwinQNetwork` has for it."""
+        values: Tensor = self(obs, action)
+        return values
+
+
+def twin_q(spec: TaskSpec, hidden: Sequence[int]) -> TwinQNetwork | TwinActionQNetwork:
+    """Fresh twin Q-networks for actions of either kind."""
+    if isinstance(spec.actions, DiscreteActions):
+        discrete = TwinQNetwork(spec.obs_mean, spec.obs_std, hidden, spec.num_actions)
+        return discrete.to(spec.obs_mean.device)
+    return TwinActionQNetwork(spec.obs_mean, spec.obs_std, hidden, spec.actions).to(spec.obs_mean.device)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

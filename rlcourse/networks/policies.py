@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcourse.errors import ConfigError
+from rlcourse.networks.mlp import GaussianNetwork, LogitsNetwork
 from rlcourse.objectives.policies import (
     categorical_log_probability,
     gaussian_log_probability,
     masked_logits,
+    negative_log_likelihood,
     squashing_correction,
 )
-from rlcourse.vocabulary import ContinuousActions, DiscretePolicy, Rollout
+from rlcourse.vocabulary import ContinuousActions, DiscreteActions, DiscretePolicy, Rollout, TaskSpec
 
 Head = Callable[[Tensor], Tensor]
 """``(B, D)`` observations to ``(B, A)`` logits or values."""
@@ -52,6 +54,10 @@ class CategoricalPolicy:
         """``(B, D)`` to ``(B, A)``."""
         return self.logits(obs).softmax(-1)
 
+    def log_likelihood(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B,)`` to the ``(B,)`` log-probabilities of those actions, with gradients."""
+        return -negative_log_likelihood(self.logits(obs), action)
+
     @torch.no_grad()
     def log_probability(self, rollout: Rollout) -> Tensor:
         """``(T, N)``: of each action of a rollout, among those that were allowed."""
@@ -68,10 +74,19 @@ class GaussianPolicy:
     sampled.
     """
 
+    LEAST = -5.0
+    """A likelihood never counts with a log-spread further than this below half the range of its action. Whoever imitates
+    a rule that never varies would otherwise become surer without end."""
+
     def __init__(self, mean: Head, log_std: Tensor, actions: ContinuousActions) -> None:
         self.mean = mean
         self.log_std = log_std  # (K,)
         self.actions = actions
+        self._least = actions.half_range.log() + self.LEAST
+
+    def log_likelihood(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to the ``(B,)`` log-densities of those actions, in their own units, with gradients."""
+        return gaussian_log_probability(self.mean(obs), torch.maximum(self.log_std, self._least), action)
 
     @torch.no_grad()
     def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
@@ -86,6 +101,32 @@ class GaussianPolicy:
     def log_probability(self, rollout: Rollout) -> Tensor:
         """``(T, N)``: of each action of a rollout, as sampled."""
         return gaussian_log_probability(self.mean(rollout.obs), self.log_std, rollout.action)
+
+
+class DeterministicPolicy:
+    """Does what a network says, and nothing else: ``greedy`` changes nothing."""
+
+    def __init__(self, action: Head) -> None:
+        """``action`` maps ``(B, D)`` to ``(B, K)`` within the bounds, as :class:`ActionNetwork` does."""
+        self.action = action
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, D)`` to ``(B, K)``."""
+        return self.action(obs)
+
+
+ImitatingPolicy = CategoricalPolicy | GaussianPolicy
+"""Policies that say, with gradients, how likely a logged action is: what cloning needs."""
+
+
+def imitating_policy(spec: TaskSpec, hidden: Sequence[int]) -> tuple[nn.Module, ImitatingPolicy]:
+    """A fresh network and the policy around it, for actions of either kind."""
+    if isinstance(spec.actions, DiscreteActions):
+        logits = LogitsNetwork(spec.obs_mean, spec.obs_std, hidden, spec.num_actions).to(spec.obs_mean.device)
+        return logits, CategoricalPolicy(logits)
+    mean = GaussianNetwork(spec.obs_mean, spec.obs_std, hidden, spec.actions).to(spec.obs_mean.device)
+    return mean, GaussianPolicy(mean, mean.log_std, spec.actions)
 
 
 class SquashedGaussianPolicy:
@@ -119,7 +160,10 @@ class SquashedGaussianPolicy:
         return torch.empty(count, self.actions.size, device=self._centre.device).normal_(generator=generator)
 
     def sample_by(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as :meth:`sample` with ``(B, K)`` noise from outside; nothing in here is random, so it can be compiled."""
+        """The same as :meth:`sample` with noise from outside; nothing in here is random, so it can be compiled.
+
+        ``(M, B, K)`` noise gives ``M`` actions for each observation.
+        """
         mean, log_std = self.head(obs).chunk(2, -1)
         log_std = log_std.clamp(*self.LOG_STD)
         unsquashed = mean + log_std.exp() * noise

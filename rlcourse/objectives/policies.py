@@ -193,6 +193,23 @@ def clipped_surrogate(
     return torch.minimum(ratio * advantage, near * advantage)
 
 
+def normalised_gain(q: Tensor) -> Tensor:
+    r"""Values in units of their own size: :math:`Q / \mathbb E|Q|`, the divisor without a gradient.
+
+    What is weighed against something else, such as a distance, then weighs the same whatever the rewards' unit is.
+    Fujimoto and Gu (2021), equation 5.
+
+    Args:
+        q: ``(B,)``.
+
+    Returns:
+        ``(B,)``.
+
+    Worked number: (-1, 3) gives (-0.5, 1.5).
+    """
+    return q / q.detach().abs().mean().clamp(min=1e-6)
+
+
 def kl_estimate(log_probability: Tensor, old_log_probability: Tensor) -> Tensor:
     r"""How far the policy has moved from the one that acted, from samples of the old one.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,36 @@ def double_q_value(online_q: Tensor, target_q: Tensor) -> Tensor:
     return target_q.gather(-1, online_q.argmax(-1, keepdim=True)).squeeze(-1)
 
 
+def taken(q: Tensor, action: Tensor) -> Tensor:
+    """The value of the action that was taken, out of those of all actions.
+
+    Args:
+        q: ``(..., B, A)``.
+        action: ``(B,)`` int64.
+
+    Returns:
+        ``(..., B)``.
+
+    Worked number: q (1, 3), action 1 give 3.
+    """
+    return q.gather(-1, action.unsqueeze(-1).expand(*q.shape[:-1], 1)).squeeze(-1)
+
+
+def half_squared_error(value: Tensor, target: Tensor) -> Tensor:
+    r"""Half the squared error of an estimate, :math:`\tfrac12 (Q(s, a) - y)^2`; its slope is the error itself.
+
+    Args:
+        value: ``(..., B)``.
+        target: ``(B,)``.
+
+    Returns:
+        ``(..., B)``.
+
+    Worked number: value 3, target 5 give 2.
+    """
+    return 0.5 * (value - target).square()
+
+
 def squared_td_error(q: Tensor, action: Tensor, target: Tensor) -> Tensor:
     r"""Half the squared temporal-difference error, :math:`\tfrac12 (Q(s, a) - y)^2`.
 
@@ -55,7 +87,7 @@ def squared_td_error(q: Tensor, action: Tensor, target: Tensor) -> Tensor:
 
     Worked number: q (1, 3), action 1, target 5 give 2.
     """
-    return 0.5 * (q.gather(-1, action.unsqueeze(-1)).squeeze(-1) - target).square()
+    return half_squared_error(taken(q, action), target)
 
 
 def conservative_penalty(q: Tensor, action: Tensor) -> Tensor:
@@ -76,6 +108,28 @@ def conservative_penalty(q: Tensor, action: Tensor) -> Tensor:
     Worked number: q (0, ln 3), action 1 give ln 4 - ln 3 = 0.2877; action 0 gives ln 4 = 1.3863.
     """
     return torch.logsumexp(q, dim=-1) - q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def sampled_log_sum_exp(q: Tensor, log_density: Tensor) -> Tensor:
+    r"""The soft maximum over actions that cannot be listed, from some that were drawn.
+
+    .. math:: \log \int \exp Q(s, a)\, da \;\approx\; \log \frac1M \sum_{m=1}^M \frac{\exp Q(s, a_m)}{\mu(a_m \mid s)},
+              \qquad a_m \sim \mu
+
+    Each sample counts more the less likely it was to be drawn. The mean inside the logarithm is unbiased; its logarithm
+    is a little too small. Samples may come from several distributions, each with its own density and equally many from
+    each. Kumar et al. (2020), appendix F, without the :math:`\log M` that they leave out.
+
+    Args:
+        q: ``(..., M)`` values of the sampled actions.
+        log_density: ``(..., M)`` of those actions under what drew them.
+
+    Returns:
+        ``(...)``.
+
+    Worked number: two draws, values (0, ln 3), both of density 1/2, give ln 4 = 1.3863.
+    """
+    return torch.logsumexp(q - log_density, dim=-1) - math.log(q.shape[-1])
 
 
 def expectile_loss(error: Tensor, tau: float) -> Tensor:

@@ -18,7 +18,7 @@ from rlcourse.environments import check_known
 from rlcourse.errors import ConfigError
 from rlcourse.evaluation.comparison import AlgorithmSummary, Verdict, median_run, summarise, verdict
 from rlcourse.evaluation.statistics import Array
-from rlcourse.experience.minari_files import load_dataset
+from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
@@ -44,7 +44,7 @@ class Compare(Common):
     dataset: str
     """Name under the Minari root, or a path."""
     algorithms: tuple[OfflineAlgorithm, ...] = ("bc", "cql", "iql")
-    """Which to compare; bc is the baseline and must be among them."""
+    """Which to compare; bc is the baseline and must be among them. td3-bc needs continuous actions."""
     seeds: int = 5
     """Runs of each algorithm. Five give a rough interval, three hardly any."""
     training: Annotated[OfflineTrainingConfig, NO_PREFIX] = field(default_factory=OfflineTrainingConfig)
@@ -98,7 +98,7 @@ def run(config: Compare) -> int:
     resolve_device(config.device)
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
-    tasks = _tasks(config, dataset.checksum)
+    tasks = _tasks(config, dataset)
     for failure in finish(tasks, _execute, jobs=config.jobs):
         raise failure.error  # a comparison that leaves out a run is another comparison
     rows = [result(task) for task in tasks]
@@ -131,13 +131,14 @@ def _scores(rows: list[dict[str, Any]], kind: str) -> dict[str, Array]:
     return {name: np.array([float(row[kind]) for row in rows if row["algorithm"] == name]) for name in names}
 
 
-def _tasks(config: Compare, checksum: str | None) -> list[_Task]:
+def _tasks(config: Compare, dataset: Dataset) -> list[_Task]:
     tasks = []
     training, device = config.training, config.device
     for seed in range(config.seed, config.seed + config.seeds):
         for algorithm in config.algorithms:
             # A finished run counts only for exactly these settings on exactly this data.
-            settings = [checksum, algorithm, seed, plain(training), plain(getattr(config.settings, algorithm)), device]
+            chosen = plain(config.settings.of(algorithm, dataset.card.actions))
+            settings = [dataset.checksum, algorithm, seed, plain(training), chosen, device]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
             folder = config.output.absolute() / "runs" / f"{algorithm}-{seed}-{key}"
             tasks.append(_Task(config.dataset, config.root, algorithm, seed, training, config.settings, device, folder))

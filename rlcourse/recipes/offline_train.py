@@ -31,7 +31,7 @@ class Train(Common):
     dataset: str
     """Name under the Minari root, or a path."""
     algorithm: OfflineAlgorithm = "iql"
-    """bc, cql or iql."""
+    """bc, cql or iql; td3-bc too where actions are continuous."""
     training: Annotated[OfflineTrainingConfig, NO_PREFIX] = field(default_factory=OfflineTrainingConfig)
     """How long, and with which discount."""
     settings: Annotated[OfflineConfigs, NO_PREFIX] = field(default_factory=OfflineConfigs)
@@ -99,7 +99,8 @@ def train_once(
     if not training.normalise:
         spec = TaskSpec.unscaled(spec.obs_mean.shape[0], transitions.actions, device)
     learner = offline_learner(algorithm, spec, seeds, configs)
-    with wide_products(max(getattr(configs, algorithm).hidden)):
+    settings = configs.of(algorithm, transitions.actions)
+    with wide_products(max(settings.hidden)):
         outcome = train_offline(
             learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description
         )
@@ -112,7 +113,7 @@ def train_once(
             "dataset_seed": card.seed,
             "seed": seed,
             "training": plain(training),
-            "config": plain(getattr(configs, algorithm)),
+            "config": plain(settings),
             "versions": versions(),
         },
         evaluation={"episodes": training.eval_episodes, **plain(outcome.evaluations[-1])},

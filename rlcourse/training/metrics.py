@@ -43,17 +43,18 @@ METRICS: dict[str, Metric] = {
     ),
     "loss/policy_loss": Metric(
         "What the policy's gradient step goes down: cross-entropy (bc), weighted cross-entropy (iql), the clipped "
-        "surrogate (ppo), temperature times log-probability minus Q (sac). Near zero says nothing by itself.",
+        "surrogate (ppo), temperature times log-probability minus Q (sac, cql_continuous), squared distance to the log "
+        "minus scaled Q (td3_bc). Near zero says nothing by itself.",
         "depends",
         "neither",
-        ("bc", "iql", "ppo", "sac"),
+        ("bc", "cql_continuous", "iql", "ppo", "sac", "td3_bc"),
     ),
     "loss/entropy": Metric(
         "Mean entropy of the policy's action distribution: how undecided it still is. For continuous actions it may be "
         "negative.",
         "nat",
         "neither",
-        ("bc", "ppo", "sac"),
+        ("ppo", "sac"),
     ),
     "loss/value_loss": Metric(
         "How far V is from its target: squared error (ppo), expectile loss (iql).",
@@ -61,24 +62,32 @@ METRICS: dict[str, Metric] = {
         "lower",
         ("iql", "ppo"),
     ),
-    "loss/q_loss": Metric("Squared error of Q against its Bellman target.", "reward squared", "lower", ("iql", "sac")),
+    "loss/q_loss": Metric(
+        "Squared error of Q against its Bellman target.", "reward squared", "lower", ("iql", "sac", "td3_bc")
+    ),
     "loss/td_loss": Metric(
         "Temporal-difference error of Q on the batch. Small is no proof of a good policy: the target moves with Q.",
         "depends",
         "lower",
-        ("cql", "dqn"),
+        ("cql", "cql_continuous", "dqn"),
     ),
     "loss/conservative_penalty": Metric(
         "By how much the soft maximum of Q over all actions exceeds Q of the actions in the data.",
         "reward",
         "lower",
-        ("cql",),
+        ("cql", "cql_continuous"),
     ),
     "loss/q_mean": Metric(
         "Mean Q-value of the batch's actions. Far above any possible return it means overestimation.",
         "reward",
         "neither",
-        ("cql", "dqn", "sac"),
+        ("cql", "cql_continuous", "dqn", "sac", "td3_bc"),
+    ),
+    "loss/alpha": Metric(
+        "Weight of the conservative penalty, where it finds itself.", "1", "neither", ("cql_continuous",)
+    ),
+    "loss/squared_distance": Metric(
+        "Mean squared distance of the policy's actions from the log's, in half ranges.", "1", "neither", ("td3_bc",)
     ),
     "loss/advantage_mean": Metric("Mean advantage of the actions in the data.", "reward", "neither", ("iql",)),
     "loss/weight_mean": Metric(
@@ -101,7 +110,7 @@ METRICS: dict[str, Metric] = {
     ),
     "loss/gradient_norm": Metric("Length of the gradient before it was cut.", "1", "neither", ("ppo",)),
     "loss/temperature": Metric(
-        "Worth of a nat of entropy in reward; it is learned.", "reward per nat", "neither", ("sac",)
+        "Worth of a nat of entropy in reward; it is learned.", "reward per nat", "neither", ("cql_continuous", "sac")
     ),
 }
 

@@ -18,7 +18,7 @@ from rlcourse.experience.transitions import Transitions
 from rlcourse.networks import UniformPolicy
 from rlcourse.randomness import Seeds
 from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
-from rlcourse.training.learners import OFFLINE_ALGORITHMS, offline_learner
+from rlcourse.training.learners import FOR_COUNTED_ACTIONS, offline_learner
 from rlcourse.training.offline import OfflineTrainingConfig, train_offline
 from rlcourse.vocabulary import Learner, ListTracker
 
@@ -63,7 +63,7 @@ class Interrupting(ListTracker):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("algorithm", OFFLINE_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", FOR_COUNTED_ACTIONS)
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     transitions: Transitions, tmp_path: Path, algorithm: str
 ) -> None:

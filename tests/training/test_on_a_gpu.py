@@ -14,9 +14,9 @@ from rlcourse.evaluation.returns import episode_returns
 from rlcourse.experience.transitions import Transitions
 from rlcourse.randomness import Seeds
 from rlcourse.training.behaviour import generate
-from rlcourse.training.learners import OFFLINE_ALGORITHMS, offline_learner
+from rlcourse.training.learners import FOR_COUNTED_ACTIONS, offline_learner
 from rlcourse.training.offline import OfflineTrainingConfig, train_offline
-from rlcourse.vocabulary import ListTracker
+from rlcourse.vocabulary import DiscretePolicy, ListTracker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +45,7 @@ def transitions() -> Transitions:
     )
 
 
-@pytest.mark.parametrize("algorithm", OFFLINE_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", FOR_COUNTED_ACTIONS)
 def test_a_policy_learned_on_a_gpu_acts_alike_on_a_cpu(
     algorithm: str, transitions: Transitions, tmp_path: Path
 ) -> None:
@@ -59,17 +59,20 @@ def test_a_policy_learned_on_a_gpu_acts_alike_on_a_cpu(
     artifact.save(tmp_path / "policy")
     loaded = PolicyArtifact.load(tmp_path / "policy")
     obs = transitions.obs[:200]
-    here = loaded.policy("cpu").probabilities(obs.cpu())
+    on_cpu, on_gpu, learned = loaded.policy("cpu"), loaded.policy(DEVICE), learner.policy
+    assert isinstance(on_cpu, DiscretePolicy) and isinstance(on_gpu, DiscretePolicy)
+    assert isinstance(learned, DiscretePolicy)
+    here = on_cpu.probabilities(obs.cpu())
     assert here.device.type == "cpu"
-    there = loaded.policy(DEVICE).probabilities(obs)
+    there = on_gpu.probabilities(obs)
     assert there.device.type == torch.device(DEVICE).type
-    torch.testing.assert_close(there, learner.policy.probabilities(obs))
+    torch.testing.assert_close(there, learned.probabilities(obs))
     # Two devices round differently; a tie between two Q-values may then fall either way, but hardly ever does.
     alike = (here - there.cpu()).abs().amax(-1) < 1e-3
     assert alike.float().mean() > 0.98
 
 
-@pytest.mark.parametrize("algorithm", OFFLINE_ALGORITHMS)
+@pytest.mark.parametrize("algorithm", FOR_COUNTED_ACTIONS)
 def test_a_run_on_a_gpu_goes_on_where_it_was_interrupted(
     algorithm: str, transitions: Transitions, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from rlcourse.algorithms.bc import BC, BCConfig
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.transitions import Transitions
+from rlcourse.networks import CategoricalPolicy
 from rlcourse.randomness import Seeds
 
 
@@ -72,6 +73,8 @@ def estimate_propensities(
         for index in judged:
             steps = slice(first[index], first[index] + episodes.lengths[index])
             rows = slice(first[index] + index, first[index] + index + episodes.lengths[index])
-            chances = clone.policy.probabilities(torch.from_numpy(episodes.observations[rows])).numpy()
+            policy = clone.policy
+            assert isinstance(policy, CategoricalPolicy)  # the log's actions are counted
+            chances = policy.probabilities(torch.from_numpy(episodes.observations[rows])).numpy()
             found[steps] = chances[np.arange(len(chances)), episodes.actions[steps]]
     return np.maximum(found, floor)

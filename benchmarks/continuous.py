@@ -1,0 +1,162 @@
+"""Learning continuous actions from logs: speed beside d3rlpy, and what is earned on Pendulum.
+
+    python benchmarks/continuous.py speed     writes book/results/continuous_speed.md
+    python benchmarks/continuous.py study     writes book/results/continuous_study.md
+
+Speed: updates per second at the network sizes that CORL uses (IQL two hidden layers of 256, CQL three, with ten sampled
+actions from each of three sources), batch 256, one thread each, in turn, several rounds in one go. The log is random
+numbers of the size of Hopper's (11 in an observation, 3 in an action). d3rlpy lives in ``.venv-d3rlpy``, see cql.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cql import PEER, ROOT, make_peer, rate
+from results import markdown_table, write_result
+
+from rlcourse.algorithms.cql_continuous import ContinuousCQL, ContinuousCQLConfig
+from rlcourse.algorithms.iql import IQL, IQLConfig
+from rlcourse.devices import torch_threads, wide_products
+from rlcourse.experience.names import list_datasets
+from rlcourse.randomness import Seeds
+from rlcourse.recipes.command_line import main as rlcourse
+from rlcourse.vocabulary import Batch, ContinuousActions, Learner, TaskSpec
+
+BATCH, SIZES, LOG = 256, (11, 3), 10_000
+HIDDEN = {"iql": (256, 256), "cql": (256, 256, 256)}
+COUNTS = {"iql": 300, "cql": 25}
+"""Updates that are timed in one round."""
+RUNS = Path("runs") / "continuous"
+QUALITIES = ("medium", "mixed")
+SETTINGS = ("--n-step", "1", "--iql.tau", "0.9", "--iql.inverse-temperature", "3")
+
+
+def main() -> int:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("speed", "study"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
+    arguments = parser.parse_args()
+    command = f"python benchmarks/continuous.py {arguments.part}"
+    if arguments.part == "study":
+        study(arguments.seeds, command)
+        return 0
+    if not arguments.peer_python.exists():
+        make_peer()
+    with torch_threads(1), wide_products(256):
+        speed(arguments.peer_python, arguments.rounds, command)
+    return 0
+
+
+def speed(python: Path, rounds: int, command: str) -> None:
+    """Ours plain, ours compiled and theirs, in turn."""
+    steps = {(name, compiled): our_update(name, compiled) for name in HIDDEN for compiled in (False, True)}
+    for step in steps.values():
+        step(), step()  # compiles, outside of what is timed
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, hidden in HIDDEN.items():
+            for compiled in (False, True):
+                label = f"{name}, this package{', compiled' if compiled else ''}"
+                measured = rate(steps[name, compiled], warm_up=5, count=COUNTS[name])
+                found.setdefault(label, []).append(measured)
+            words = ["--hidden", *map(str, hidden), "--sizes", *map(str, SIZES), "--updates", str(COUNTS[name])]
+            found.setdefault(f"{name}, d3rlpy", []).append(peer(python, name, *words))
+    rows = []
+    for label, rates in found.items():
+        theirs = found[f"{label.split(',')[0]}, d3rlpy"]
+        ratio = statistics.median(a / b for a, b in zip(rates, theirs, strict=True))
+        rows.append([label, f"{statistics.median(rates):.1f}", f"{min(rates):.1f} to {max(rates):.1f}", f"{ratio:.2f}"])
+    body = (
+        f"Updates per second for continuous actions, batch {BATCH}, one thread, median of {rounds} rounds. IQL: two "
+        f"hidden layers of 256 units; CQL: three, ten sampled actions from each of three sources.\n\n"
+        + markdown_table(["", "updates per second", "range", "divided by d3rlpy's"], rows)
+    )
+    write_result("continuous_speed", body, command=command, data={"updates_per_second": found})
+
+
+def our_update(name: str, compiled: bool) -> Callable[[], object]:
+    """One draw and one update."""
+    obs_size, action_size = SIZES
+    generator = Seeds(0).torch("log")
+    obs, next_obs = torch.randn(2, LOG, obs_size, generator=generator)
+    action = 2 * torch.rand(LOG, action_size, generator=generator) - 1
+    reward, discount = torch.randn(LOG, generator=generator), torch.full((LOG,), 0.99)
+    bound = torch.ones(action_size)
+    spec = TaskSpec(torch.zeros(obs_size), torch.ones(obs_size), ContinuousActions(-bound, bound))
+    learner: Learner
+    with Seeds(0).initialising("networks"):
+        if name == "iql":
+            learner = IQL(spec, IQLConfig(hidden=HIDDEN[name], compiled=compiled))
+        else:
+            learner = ContinuousCQL(
+                spec, ContinuousCQLConfig(hidden=HIDDEN[name], compiled=compiled), generator=Seeds(0).torch("noise")
+            )
+
+    def step() -> object:
+        row = torch.randint(LOG, (BATCH,), generator=generator)
+        return learner.update(Batch(obs[row], action[row], reward[row], discount[row], next_obs[row]))
+
+    return step
+
+
+def peer(python: Path, *words: str) -> float:
+    """Run the d3rlpy script; its last line is JSON."""
+    script = ROOT / "benchmarks" / "peers" / "d3rlpy_continuous.py"
+    done = subprocess.run([python, script, *words], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["updates_per_second"])
+
+
+def study(seeds: int, command: str) -> None:
+    """Every method on a middling log and on one that is half noise, with one set of settings for both."""
+    reports = {quality: compare(quality, seeds) for quality in QUALITIES}
+    rows = [
+        [
+            quality,
+            row["algorithm"].upper(),
+            f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]",
+            f"{row['best_iqm']:.0f}",
+            "" if row["improvement_over_bc"] is None else f"{row['improvement_over_bc']['estimate']:.2f}",
+        ]
+        for quality, report in reports.items()
+        for row in report["summary"]
+    ]
+    header = ["log", "method", "last: IQM [95 % interval]", "best: IQM", "P(a run beats a BC run)"]
+    body = (
+        f"Greedy returns on Pendulum-v1, 50,000 transitions a log, {seeds} seeds, one set of settings for both logs "
+        f"(`{' '.join(SETTINGS)}`, else the defaults). SAC reaches about -150, doing nothing sensible -1,200.\n\n"
+        + markdown_table(header, rows)
+    )
+    write_result("continuous_study", body, command=command, data={"reports": reports})
+
+
+def compare(quality: str, seeds: int) -> dict[str, Any]:
+    """The report of ``rlcourse offline compare``."""
+    name = f"pendulum/{quality}-v0"
+    if name not in list_datasets():
+        words = ["--env", "Pendulum-v1", "--quality", quality, "--transitions", "50000"]
+        if rlcourse(["offline", "generate", *words]):
+            raise SystemExit(1)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        words = ["--dataset", name, "--seeds", str(seeds), "--output", str(RUNS / quality), "--json", str(report)]
+        algorithms = ["--algorithms", "bc", "cql", "iql", "td3-bc"]
+        if rlcourse(["offline", "compare", *words, *algorithms, *SETTINGS]):
+            raise SystemExit(1)
+        content: dict[str, Any] = json.loads(report.read_text())
+    return content
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

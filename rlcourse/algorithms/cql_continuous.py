@@ -1,0 +1,193 @@
+r"""Conservative Q-learning for continuous actions: soft actor-critic on a log, charged for praising what nobody tried.
+
+.. math:: L_Q(\theta) = \mathbb E_{\mathcal D}\Big[\tfrac12 \big(Q_\theta(s,a) - y\big)^2\Big]
+          + \alpha\, \mathbb E_{\mathcal D}\Big[\log\int \exp Q_\theta(s,a')\,da' - Q_\theta(s,a)\Big],
+          \qquad y = r + d \min Q_{\bar\theta}(s', a'),\; a' \sim \pi_\phi(\cdot \mid s')
+
+.. math:: L_\pi(\phi) = \mathbb E_{\mathcal D}\big[\beta \log \pi_\phi(a'\mid s) - \min Q_\theta(s,a')\big],\qquad
+          a' \sim \pi_\phi(\cdot \mid s)
+
+Kumar, Zhou, Tucker and Levine (2020), "Conservative Q-learning for offline reinforcement learning", equation 4 and
+appendix F: the integral is estimated from actions drawn evenly, and from the policy here and at the next state, each
+weighed by its density. With ``lagrange_gap``, :math:`\alpha` finds itself (equation 30): it rises while the penalty is
+above that gap, and falls while it is below.
+
+Departures from the paper: the number of samples is taken off inside the logarithm, so that the penalty does not change
+with it; :math:`\beta`, SAC's temperature, finds itself, and the target leaves the entropy out (both as in the authors'
+code); all losses are taken at the same weights and touch disjoint sets of them, so one fused Adam steps them together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlcourse.errors import ConfigError
+from rlcourse.networks import (
+    Descent,
+    MLPNetwork,
+    SquashedGaussianPolicy,
+    TwinActionQNetwork,
+    frozen_copy,
+    polyak_update_,
+)
+from rlcourse.objectives.values import bellman_target, half_squared_error, sampled_log_sum_exp
+from rlcourse.vocabulary import Batch, ContinuousActions, Metrics, TaskSpec
+
+LARGEST_ALPHA = 1e6
+"""Where a weight that finds itself stops: the log then cannot be followed more closely."""
+
+
+@dataclass(frozen=True)
+class ContinuousCQLConfig:
+    """Settings of conservative Q-learning for continuous actions."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Sizes of the hidden layers of all networks."""
+    learning_rate: float = 1e-3
+    """Adam's step."""
+    alpha: float = 1.0
+    """Weight of the conservative penalty; its first value where it finds itself. 0 is plain SAC on a log."""
+    lagrange_gap: float | None = None
+    """How far untried actions may stand above the log's before alpha rises. None keeps alpha as it is."""
+    samples: int = 10
+    """Actions drawn from each of the three sources. More make the penalty calmer, and cost in proportion."""
+    target_rate: float = 0.01
+    """rho, how far the target network moves at each update."""
+    temperature: float = 1.0
+    """First beta."""
+    target_entropy: float | None = None
+    """The entropy aimed at, in nats over actions scaled to (-1, 1); by default minus the number of action entries."""
+    compiled: bool = False
+    """Compile each gradient step. Worth half a minute at the start where a run takes minutes."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"samples is {self.samples}.", mend="Use 1 or more, for example 10.")
+        if self.temperature <= 0.0:
+            raise ConfigError(f"The temperature is {self.temperature}.", mend="Use a number above 0, for example 1.")
+        if self.lagrange_gap is not None and self.alpha <= 0.0:
+            raise ConfigError(f"alpha is {self.alpha}.", mend="One that finds itself begins above 0, for example at 1.")
+
+
+class ContinuousCQL:
+    """Learns twin Q-values that stay low where the log is silent, and a squashed Gaussian policy."""
+
+    def __init__(
+        self, spec: TaskSpec, config: ContinuousCQLConfig | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
+        """``generator`` draws actions inside updates; ``None`` uses torch's global stream."""
+        self.config = config = config or ContinuousCQLConfig()
+        if not isinstance(spec.actions, ContinuousActions):
+            raise ConfigError(
+                f"This CQL needs continuous actions, and the log has {spec.num_actions} discrete ones.",
+                mend="Use the one in rlcourse.algorithms.cql.",
+            )
+        device, size = spec.obs_mean.device, spec.actions.size
+        self._generator = generator
+        self.q = TwinActionQNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.actions).to(device)
+        self.target_q = frozen_copy(self.q)
+        self.actor = MLPNetwork(spec.obs_mean, spec.obs_std, config.hidden, 2 * size).to(device)
+        self.log_temperature = nn.Parameter(torch.tensor(config.temperature, device=device).log())
+        # Without lagrange_gap alpha is a plain number, 0 perhaps, and this parameter rests.
+        self.log_alpha = nn.Parameter(torch.tensor(config.alpha or 1.0, device=device).log())
+        self.target_entropy = -float(size) if config.target_entropy is None else config.target_entropy
+        self._policy = SquashedGaussianPolicy(self.actor, spec.actions)
+        self._centre, self._half = spec.actions.centre, spec.actions.half_range
+        self._even_density = -size * math.log(2.0)
+        adaptive = [] if config.lagrange_gap is None else [self.log_alpha]
+        self.descent = Descent(
+            self._loss,
+            [*self.q.parameters(), *self.actor.parameters(), self.log_temperature, *adaptive],
+            config.learning_rate,
+            follow=lambda: polyak_update_(self.target_q, self.q, config.target_rate),
+            compiled=config.compiled,
+        )
+
+    @property
+    def policy(self) -> SquashedGaussianPolicy:
+        """The policy as it stands; sampling explores."""
+        return self._policy
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step for Q, the policy and what finds itself, then the target follows."""
+        shape = (2, self.config.samples, *batch.action.shape)
+        noise = torch.empty(shape, device=batch.obs.device).normal_(generator=self._generator)
+        even = torch.empty(shape[1:], device=batch.obs.device).uniform_(-1.0, 1.0, generator=self._generator)
+        _, (td_loss, penalty, policy_loss, temperature, alpha, q_mean) = self.descent.step(batch, noise, even)
+        return {
+            "td_loss": td_loss,
+            "conservative_penalty": penalty,
+            "policy_loss": policy_loss,
+            "temperature": temperature,
+            "alpha": alpha,
+            "q_mean": q_mean,
+        }
+
+    def _loss(self, batch: Batch, noise: Tensor, even: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        config = self.config
+        temperature = self.log_temperature.detach().exp()
+        action, log_density = self._policy.sample_by(batch.obs, noise[0])  # (M, B, K), (M, B), with gradients
+        with torch.no_grad():
+            next_action, next_log_density = self._policy.sample_by(batch.next_obs, noise[1])
+            target = bellman_target(
+                batch.reward, batch.discount, self.target_q(batch.next_obs, next_action[0]).amin(0)
+            )  # (B,)
+
+        # One pass through Q for the log's actions and for all that were drawn.
+        drawn = torch.cat([self._centre + self._half * even, action.detach(), next_action])  # (3 M, B, K)
+        asked = torch.cat([batch.action.unsqueeze(0), drawn])  # (1 + 3 M, B, K)
+        obs = batch.obs.expand(len(asked), -1, -1)
+        values = self.q(obs.flatten(0, 1), asked.flatten(0, 1)).unflatten(1, asked.shape[:2])  # (2, 1 + 3 M, B)
+        q = values[:, 0]  # (2, B)
+        td_loss = half_squared_error(q, target).mean(-1).sum()
+        density = torch.cat([torch.full_like(log_density, self._even_density), log_density.detach(), next_log_density])
+        gap = sampled_log_sum_exp(values[:, 1:].transpose(1, 2), density.T) - q  # (2, B)
+        penalty = gap.mean(-1).sum()
+
+        frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}
+        judged = torch.func.functional_call(self.q, frozen, (batch.obs, action[0]))  # through Q, not into its weights
+        policy_loss = (temperature * log_density[0] - judged.amin(0)).mean()
+        entropy = -log_density[0].detach().mean()
+        temperature_loss = self.log_temperature * (entropy - self.target_entropy)
+
+        loss = td_loss + policy_loss + temperature_loss
+        if config.lagrange_gap is None:
+            alpha = torch.full_like(temperature, config.alpha)
+        else:
+            free = self.log_alpha.exp().clamp(max=LARGEST_ALPHA)
+            alpha = free.detach()
+            loss = loss - free * (0.5 * penalty.detach() - config.lagrange_gap)
+        loss = loss + alpha * penalty
+        kept = (td_loss, 0.5 * penalty, policy_loss, temperature, alpha, q.mean())
+        return loss, tuple(number.detach() for number in kept)
+
+    def anneal(self, fraction: float) -> None:
+        """Shrink the learning rate to a fraction of its first value."""
+        self.descent.anneal(fraction)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, the target among them, what finds itself, and optimiser."""
+        return {
+            "q": self.q.state_dict(),
+            "target_q": self.target_q.state_dict(),
+            "actor": self.actor.state_dict(),
+            "log_temperature": self.log_temperature.detach().clone(),
+            "log_alpha": self.log_alpha.detach().clone(),
+            "optimiser": self.descent.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`; the target is restored, not rebuilt from the online network."""
+        self.q.load_state_dict(state["q"])
+        self.target_q.load_state_dict(state["target_q"])
+        self.actor.load_state_dict(state["actor"])
+        with torch.no_grad():
+            self.log_temperature.copy_(state["log_temperature"])
+            self.log_alpha.copy_(state["log_alpha"])
+        self.descent.load_state_dict(state["optimiser"])
