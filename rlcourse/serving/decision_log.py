@@ -112,28 +112,35 @@ class DecisionLog:
                 self._sync()
 
     def _write(self) -> None:
-        count = len(self._queue)
-        if not count:
-            return
+        while self._queue and self._write_some():
+            pass
+
+    def _write_some(self) -> bool:
+        """As many lines as the file has room for; says whether they were written."""
+        config = self.config
         # Taken out one by one: the request path appends at the other end meanwhile.
-        lines = [self._queue.popleft() for _ in range(count)]
-        data = b"\n".join(lines) + b"\n"
+        lines = [self._queue.popleft()]
+        size = len(lines[0]) + 1
+        while self._queue and self._size + size + len(self._queue[0]) < config.rotate_bytes:
+            lines.append(self._queue.popleft())
+            size += len(lines[-1]) + 1
         try:
-            if self._size and self._size + len(data) > self.config.rotate_bytes:
+            if self._size and self._size + size > config.rotate_bytes:
                 self._sync()
                 os.close(self._file)
                 self._file = self._next_file()
-            _write_all(self._file, data)
+            _write_all(self._file, b"\n".join(lines) + b"\n")
         except OSError as error:
             # A full disk: the lines go back into the queue, and half a line must not stand before them.
             self._queue.extendleft(reversed(lines))
             self.problem = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._size)
-            return
-        self._size += len(data)
-        self.written += count
+            return False
+        self._size += size
+        self.written += len(lines)
         self.problem = None
+        return True
 
     def _sync(self) -> None:
         with contextlib.suppress(OSError):  # the next one comes

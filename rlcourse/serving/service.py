@@ -210,10 +210,11 @@ class PolicyService:
         except Exception:
             loaded.breaker.failed()
             return Outcome(None, "error")
-        total = float(decided.probabilities.sum())
-        if not abs(total - len(obs)) < 0.01 * len(obs) or (
-            decided.memory is not None and not np.isfinite(decided.memory).all()
-        ):
+        if len(obs) == 1:
+            sound = 0.0 < decided.probabilities.item(decided.actions.item(0)) < 1.01
+        else:
+            sound = abs(float(decided.probabilities.sum()) - len(obs)) < 0.01 * len(obs)
+        if not sound or (decided.memory is not None and not np.isfinite(decided.memory).all()):
             loaded.breaker.failed()
             return Outcome(None, "error")
         if not loaded.breaker.closed or loaded.breaker.in_a_row:
@@ -228,7 +229,7 @@ class PolicyService:
         memory = None if request.session is None or request.reset else sessions.get(request.session)
         if memory is None:
             prepared.started = True
-            memory = np.zeros((len(prepared.obs), sessions.size), np.float32)
+            memory = prepared.loaded.policy.first_memory(len(prepared.obs))
         return memory
 
     def remember(self, prepared: Prepared, outcome: Outcome) -> None:

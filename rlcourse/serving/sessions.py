@@ -126,7 +126,7 @@ class SessionStore:
             ArtifactError: the file is damaged or of a policy with another memory.
         """
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 names = saved["names"].tobytes().decode().split("\n") if len(saved["names"]) else []
                 memory, used = saved["memory"], saved["used"]
             if memory.shape != (len(names), self.size) or used.shape != (len(names),):

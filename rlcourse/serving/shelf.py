@@ -75,6 +75,7 @@ class Shelf:
         self.config = config
         self._clock, self._wall = clock, wall
         self.entries: dict[str, Entry] = {}
+        self.all_inline = True  # nothing here needs a thread of its own
 
     def warm(self, name: str, artifact: Artifact, *, version: str | None = None, path: Path | None = None) -> Loaded:
         """Make a version ready without showing it to anybody; may run in another thread."""
@@ -102,6 +103,7 @@ class Shelf:
         """
         entry = self.entries.get(loaded.name)
         if entry is None:
+            self.all_inline &= loaded.inline
             self.entries[loaded.name] = Entry({loaded.version: loaded}, loaded)
             return
         if loaded.version in entry.versions:
@@ -110,6 +112,7 @@ class Shelf:
             )
         if len(entry.versions) >= self.config.max_versions:
             raise Refused(409, f"{loaded.name} has {len(entry.versions)} versions loaded.", mend="Unload one first.")
+        self.all_inline &= loaded.inline
         entry.versions[loaded.version] = loaded
         if default:
             self.set_default(loaded.name, loaded.version)
@@ -179,6 +182,7 @@ class Shelf:
         if loaded is entry.default:
             raise Refused(409, f"{version} is the default of {name}.", mend="Set another default first.")
         del entry.versions[version]
+        self.all_inline = all(one.inline for each in self.entries.values() for one in each.versions.values())
         entry.history = [earlier for earlier in entry.history if earlier != version]
 
 
@@ -186,7 +190,7 @@ def _seconds(policy: ServablePolicy) -> float:
     # Also the warm-up: the first calls load what is loaded late and fill the caches.
     rng = np.random.default_rng(0)  # what it draws is thrown away
     obs = np.zeros((1, policy.obs_size), np.float32)
-    memory = np.zeros((1, policy.memory_size), np.float32) if policy.memory_size else None
+    memory = policy.first_memory(1) if policy.memory_size else None
     taken = []
     for greedy in (True, False) * 10:
         began = time.perf_counter()

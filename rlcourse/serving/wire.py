@@ -16,6 +16,7 @@ from rlcourse.serving.refusals import Refused
 
 Kind = TypeVar("Kind")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+\Z")]
+Raw = msgspec.Raw
 NULL = msgspec.Raw(b"null")
 LARGEST = float(np.finfo(np.float32).max)
 """Beyond it a number is infinite to a network of 32-bit floats."""

@@ -1,0 +1,288 @@
+"""Real servers, asked over real sockets."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import schemathesis
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+from rlcourse.randomness import Seeds
+from rlcourse.serving.client import ClientConfig, PolicyClient
+from rlcourse.serving.decision_log import read_lines
+from rlcourse.serving.decisions import read_episodes
+
+pytestmark = pytest.mark.slow
+OBS = torch.randn(60, 4, generator=Seeds(0).torch("obs"))
+PATIENT = ClientConfig(deadline_s=10.0)
+
+
+def connected(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    return socket.create_connection((parts.hostname, parts.port or 80), timeout=15)
+
+
+def test_answers_are_those_of_the_policy_and_become_episodes(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, policy = save()
+    server = serve(folder, "--state", tmp_path / "state")
+    wanted, chances = policy.act(OBS, greedy=True), policy.probabilities(OBS)
+    with PolicyClient(server.url, config=PATIENT) as client:
+        assert client.act_batch(OBS.tolist()).action == wanted.tolist()
+        for step, row in enumerate(OBS.tolist()):
+            answer = client.act(row, session="s", deterministic=False)
+            assert answer.fallback is None
+            assert answer.probability == pytest.approx(float(chances[step, answer.action]), abs=1e-5)
+            last = step == len(OBS) - 1
+            client.reward(answer.request_id, float(step), terminated=last)
+    torchserve = httpx.post(f"{server.url}/predictions/rl_policy", json={"observation": OBS[0].tolist()}).json()
+    assert torchserve["action"] == int(wanted[0])
+    assert server.terminate() == 0
+    joined = read_episodes(tmp_path / "state" / "decisions")
+    assert joined.episodes.lengths.tolist() == [60]
+    assert joined.episodes.observations[:-1] == pytest.approx(OBS.numpy(), abs=0)
+    assert joined.episodes.rewards.tolist() == [float(n) for n in range(60)]
+
+
+def test_a_recurrent_session_goes_on_after_a_restart(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, policy = save("recurrent")
+    memory = policy.first_memory(1)
+    for part in (OBS[:20], OBS[20:40]):
+        server = serve(folder, "--state", tmp_path / "state")
+        with PolicyClient(server.url, config=PATIENT) as client:
+            for row in part:
+                _, memory = policy.act_remembering(row[None], memory, greedy=True)
+                chances = policy.network.actor(memory).softmax(-1)[0].detach()
+                answer = client.act(row.tolist(), session="a")
+                assert answer.confidence == pytest.approx(float(chances[answer.action]), abs=1e-4)
+        assert server.terminate() == 0
+
+
+def test_schemathesis_finds_no_server_error(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = serve(save()[0], "--state", tmp_path / "state")
+    tried: set[tuple[str, int]] = set()
+    for url in (server.url, server.management):
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        for operation in schema.get_all_operations():
+
+            @settings(
+                max_examples=40,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=operation.ok().as_strategy())
+            def ask(case: Any) -> None:
+                response = case.call()
+                tried.add((case.operation.path, response.status_code))
+                assert response.status_code < 500, response.text
+
+            ask()
+    assert ("/v1/rewards", 202) in tried
+    assert ("/v1/policies/{name}/default", 404) in tried or ("/v1/policies/{name}/default", 422) in tried
+    assert server.act({"observation": [0.0] * 4}).status_code == 200
+
+
+def test_hostile_requests_get_their_status_and_the_service_lives(
+    save: Callable[..., Any], serve: Callable[..., Any]
+) -> None:
+    server = serve(save("recurrent")[0], "--read-timeout-s", "1", "--max-sessions", "500")
+    path = f"{server.url}/v1/policies/rl_policy/action"
+    before = server.rss_mb()
+    for content, status in (
+        (b"{", 400),
+        (b'{"observation": [1]}', 422),
+        (b'{"observation": [NaN, 0, 0, 0]}', 400),
+        (b"[" * 500_000, 400),
+    ):
+        assert httpx.post(path, content=content).status_code == status
+    assert httpx.post(f"{server.url}/v1/policies/other/action", json={"observation": [0] * 4}).status_code == 404
+    assert httpx.post(path, json={"observation": [None, 0, 0, 0]}).json()["fallback"] == "non_finite"
+    assert httpx.get(path).status_code == 405
+    # 100 MB, all of it sent before the answer is read
+    assert httpx.post(path, content=b" " * 100_000_000, timeout=30).status_code == 413
+    # the same without saying so beforehand
+    assert httpx.post(path, content=(b" " * 100_000 for _ in range(100)), timeout=30).status_code == 413
+    # a request that never ends, one byte after another; another that never begins
+    with connected(server.url) as slow, connected(server.url):
+        slow.sendall(b"POST /v1/policies/rl_policy/action HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n")
+        began, said = time.monotonic(), b""
+        slow.settimeout(0.2)
+        while time.monotonic() - began < 10:
+            try:
+                slow.sendall(b" ")
+                said = slow.recv(1000)
+                break
+            except TimeoutError:
+                continue
+        assert said.startswith(b"HTTP/1.1 408")
+        assert server.act({"observation": [0.0] * 4}).status_code == 200
+    with httpx.Client() as client:
+        for n in range(10_000):
+            response = client.post(path, json={"observation": [0.0] * 4, "session": f"unknown-{n}"})
+            assert response.status_code == 200
+    assert re.search(r"rl_sessions\{.*\} 500\.0", httpx.get(f"{server.url}/metrics").text)
+    assert server.rss_mb() - before < 60, "memory grew"
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert server.terminate() == 0
+
+
+def test_api_keys(save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first\nsecond\n")
+    server = serve(save()[0], "--api-keys", keys)
+    body = {"observation": [0.0] * 4}
+    for headers, status in (
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Bearer firs"}, 401),
+        ({"authorization": "Bearer second"}, 200),
+        ({"x-api-key": "first"}, 200),
+    ):
+        assert server.act(body, headers=headers).status_code == status
+        assert httpx.get(f"{server.url}/v1/policies", headers=headers).status_code == status
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+class Load:
+    """Threads that ask without pause until told to stop."""
+
+    def __init__(self, url: str, threads: int = 3) -> None:
+        self.answers: list[tuple[float, float, httpx.Response | Exception]] = []
+        self.stop = threading.Event()
+        self.url = url
+        self.threads = [threading.Thread(target=self.run) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self) -> None:
+        with httpx.Client() as client:
+            while not self.stop.is_set():
+                began = time.monotonic()
+                try:
+                    found: httpx.Response | Exception = client.post(
+                        f"{self.url}/v1/policies/rl_policy/action", json={"observation": [0.5] * 4}
+                    )
+                except httpx.TransportError as error:
+                    found = error
+                    self.stop.set()
+                self.answers.append((began, time.monotonic(), found))
+
+    def done(self) -> list[tuple[float, float, httpx.Response | Exception]]:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        return self.answers
+
+
+def test_switching_and_rolling_back_under_load_drops_nothing(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    folders = [save("logits", seed)[0] for seed in (0, 1)]
+    wanted = {f"v{seed}": int(save("logits", seed)[1].act(torch.full((1, 4), 0.5), greedy=True)) for seed in (0, 1)}
+    server = serve(f"rl_policy@v0={folders[0]}", "--state", tmp_path / "state")
+    manage = f"{server.management}/v1/policies/rl_policy"
+    load = Load(server.url)
+    time.sleep(0.3)
+    switches: list[tuple[float, float, str]] = [(0.0, time.monotonic(), "v0")]
+    for turn in range(20):
+        began = time.monotonic()
+        if turn == 0:
+            said = httpx.post(
+                f"{manage}/versions", json={"path": str(folders[1]), "version": "v1", "default": True}, timeout=20
+            )
+        elif turn % 2:
+            said = httpx.post(f"{manage}/rollback")
+        else:
+            said = httpx.put(f"{manage}/default", json={"version": "v1"})
+        assert said.is_success, said.text
+        switches.append((began, time.monotonic(), said.json()["default"]))
+        time.sleep(0.05)
+    answers = load.done()
+    assert len(answers) > 100
+    seen = set()
+    for began, ended, answer in answers:
+        assert isinstance(answer, httpx.Response), answer
+        assert answer.status_code == 200
+        body = answer.json()
+        assert body["action"] == wanted[body["version"]]
+        assert body["fallback"] is None
+        # Right: a version that was the default at some moment between the question and its answer.
+        allowed = {
+            version
+            for (start, _, version), (_, end, _) in zip(switches, [*switches[1:], (0.0, float("inf"), "")], strict=True)
+            if start <= ended and end >= began
+        }
+        assert body["version"] in allowed
+        seen.add(body["version"])
+    assert seen == {"v0", "v1"}
+    # The choice outlives the process.
+    httpx.put(f"{manage}/default", json={"version": "v1"})
+    server.kill()
+    again = serve(f"rl_policy@v0={folders[0]}", "--state", tmp_path / "state")
+    assert again.act({"observation": [0.5] * 4}).json()["version"] == "v1"
+
+
+def test_a_kill_loses_no_line_but_those_of_the_last_moment(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    answered: list[tuple[float, str]] = []
+    for _ in range(2):
+        server = serve(save()[0], "--state", state)
+        load = Load(server.url)
+        time.sleep(1.0)
+        server.kill()
+        killed = time.monotonic()
+        answered += [
+            # A flush every 20 ms, and half a second for a machine that is busy with other things.
+            (killed - ended, answer.json()["request_id"])
+            for _, ended, answer in load.done()
+            if isinstance(answer, httpx.Response)
+        ]
+    logged = [line.request_id for line in read_lines(state / "decisions")]
+    assert len(logged) == len(set(logged))
+    assert len(answered) > 200
+    lost = {name for _, name in answered} - set(logged)
+    assert lost <= {name for ago, name in answered if ago < 0.5}
+
+
+def test_sigterm_answers_what_has_begun(save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path) -> None:
+    server = serve(save()[0], "--state", tmp_path / "state", "--drain-s", "1")
+    body = json.dumps({"observation": [0.5] * 4}).encode()
+    with connected(server.url) as half:
+        head = f"POST /v1/policies/rl_policy/action HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        half.sendall(head.encode() + body[:10])
+        time.sleep(0.1)
+        server.process.terminate()
+        time.sleep(0.3)
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        late = server.act({"observation": [0.5] * 4})
+        assert late.status_code == 200
+        assert late.headers["connection"] == "close"
+        time.sleep(1.0)  # past the drain: no new connection is taken, this one is waited for
+        half.sendall(body[10:])
+        said = half.recv(10_000)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in said
+    assert server.process.wait(20) == 0
+    assert len(list(read_lines(tmp_path / "state" / "decisions"))) == 2
