@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -43,16 +44,15 @@ def ok() -> httpx.Response:
 
 
 def ask(
-    asynchronous: bool, network: Network, times: int = 1, clock: Callable[[], float] | None = None, **settings: object
-):  # type: ignore[no-untyped-def]
+    asynchronous: bool, network: Network, times: int = 1, clock: Callable[[], float] | None = None, **settings: Any
+) -> list[Any]:
     """The answers of one client, an exception in place of one that it raised."""
     options = settings.pop("options", {})
-    assert isinstance(options, dict)
-    config = ClientConfig(**settings)  # type: ignore[arg-type]
-    more = {"transport": httpx.MockTransport(network), **({"clock": clock} if clock else {})}
-    found: list[object] = []
+    config = ClientConfig(**settings)
+    more: dict[str, Any] = {"transport": httpx.MockTransport(network), **({"clock": clock} if clock else {})}
+    found: list[Any] = []
     if not asynchronous:
-        with PolicyClient("http://service", config=config, **more) as client:  # type: ignore[arg-type]
+        with PolicyClient("http://service", config=config, **more) as client:
             for _ in range(times):
                 try:
                     found.append(client.act([0.0, 1.0], **options))
@@ -61,7 +61,7 @@ def ask(
         return found
 
     async def run() -> None:
-        async with AsyncPolicyClient("http://service", config=config, **more) as client:  # type: ignore[arg-type]
+        async with AsyncPolicyClient("http://service", config=config, **more) as client:
             for _ in range(times):
                 try:
                     found.append(await client.act([0.0, 1.0], **options))
