@@ -18,6 +18,7 @@
     ├── TrainingDivergedError      a loss or a weight stopped being a finite number
     ├── EnvironmentFailedError     an environment raised, or returned something that is no number
     ├── WorkerLostError            a process that did a part of the work was killed
+    ├── ServerError                a server did not start, or refused what was asked of it
     ├── StorageError               a file could not be written; what was there before is untouched
     ├── ExerciseError              an exercise or a submission cannot be read
     └── MissingExtraError          an optional package is needed and is not installed
@@ -106,6 +107,10 @@ class EnvironmentFailedError(RLCourseError):
 
 class WorkerLostError(RLCourseError):
     """A process that did a part of the work was killed from outside; what others had finished is kept."""
+
+
+class ServerError(RLCourseError):
+    """A server that this package started or asked did not start, or refused."""
 
 
 class StorageError(RLCourseError):

@@ -31,7 +31,15 @@ def unsealed(path: Path) -> dict[str, Any]:
     Raises:
         DatasetCorruptError: it is missing, cut short or changed.
     """
-    data = read_bytes(path)
+    return unsealed_bytes(read_bytes(path), str(path))
+
+
+def unsealed_bytes(data: bytes, path: str) -> dict[str, Any]:
+    """The same for bytes that have been read already; ``path`` says in an error where they came from.
+
+    Raises:
+        DatasetCorruptError: they are cut short or changed.
+    """
     try:
         content = json.loads(data)
         checksum = content["checksum"]

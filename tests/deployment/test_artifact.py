@@ -14,12 +14,31 @@ from safetensors.torch import load_file, save_file
 from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.errors import ArtifactError, StorageError
 from rlcourse.experience import manifest
-from rlcourse.networks import CategoricalPolicy, GreedyQPolicy, LogitsNetwork, QNetwork, UniformPolicy
+from rlcourse.networks import (
+    ActionNetwork,
+    CategoricalPolicy,
+    DeterministicPolicy,
+    GaussianNetwork,
+    GaussianPolicy,
+    GreedyQPolicy,
+    LogitsNetwork,
+    MLPNetwork,
+    QNetwork,
+    SquashedGaussianPolicy,
+    UniformPolicy,
+)
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import ContinuousActions, DiscretePolicy, Policy
 
 MEAN, STD = torch.tensor([1.0, 0.0, -1.0, 0.5]), torch.tensor([1.0, 2.0, 0.5, 3.0])
 OBS = torch.randn(200, 4, generator=Seeds(0).torch("obs"))
 FILES = ("policy.json", "weights.safetensors")
+
+
+def discrete(artifact: PolicyArtifact) -> DiscretePolicy:
+    policy = artifact.policy()
+    assert isinstance(policy, DiscretePolicy)
+    return policy
 
 
 def policy_of(head: str, seed: int = 0) -> CategoricalPolicy | GreedyQPolicy:
@@ -45,7 +64,7 @@ def test_a_policy_comes_back_with_every_probability(tmp_path: Path, head: str) -
     assert (artifact.description.obs_size, artifact.description.num_actions) == (4, 3)
     assert artifact.description.provenance == {"seed": 7}
     assert artifact.description.evaluation == {"mean": 1.5}
-    policy, original = artifact.policy(), policy_of(head)
+    policy, original = discrete(artifact), policy_of(head)
     assert torch.equal(policy.probabilities(OBS), original.probabilities(OBS))
     assert torch.equal(policy.act(OBS, greedy=True), original.act(OBS, greedy=True))
     draws = [p.act(OBS, greedy=False, generator=Seeds(1).torch("draws")) for p in (policy, original)]
@@ -58,18 +77,54 @@ def test_what_stands_between_the_layers_comes_back_too(tmp_path: Path) -> None:
         original = CategoricalPolicy(LogitsNetwork(MEAN, STD, (16, 8), 3, "tanh"))
     artifact = PolicyArtifact.from_policy(original, algorithm="ppo", env_id="CartPole-v1")
     artifact.save(tmp_path / "policy")
-    policy = PolicyArtifact.load(tmp_path / "policy").policy()
+    policy = discrete(PolicyArtifact.load(tmp_path / "policy"))
     assert torch.equal(policy.probabilities(OBS), original.probabilities(OBS))
+
+
+ACTIONS = ContinuousActions(torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 5.0]))
+
+
+def continuous(head: str) -> Policy:
+    with Seeds(0).initialising("networks"):
+        if head == "gaussian":
+            network = GaussianNetwork(MEAN, STD, (16, 8), ACTIONS)
+            return GaussianPolicy(network, network.log_std, ACTIONS)
+        if head == "squashed_gaussian":
+            return SquashedGaussianPolicy(MLPNetwork(MEAN, STD, (16, 8), 4), ACTIONS)
+        return DeterministicPolicy(ActionNetwork(MEAN, STD, (16, 8), ACTIONS))
+
+
+@pytest.mark.parametrize("head", ["gaussian", "squashed_gaussian", "deterministic"])
+def test_continuous_actions_come_back_to_the_last_bit(tmp_path: Path, head: str) -> None:
+    original = continuous(head)
+    PolicyArtifact.from_policy(original, algorithm="sac", env_id="Pendulum-v1").save(tmp_path / "policy")
+    artifact = PolicyArtifact.load(tmp_path / "policy")
+    about = artifact.description
+    assert (about.head, about.num_actions, about.low, about.high) == (head, 2, (-2.0, 0.0), (2.0, 5.0))
+    for greedy in (True, False):
+        drawn = [p.act(OBS, greedy=greedy, generator=Seeds(1).torch("draws")) for p in (artifact.policy(), original)]
+        assert torch.equal(*drawn) and drawn[0].shape == (200, 2)
+    assert artifact.policy().act(OBS, greedy=True).std(0).min() > 0.01, "a constant policy would hide a swap"
+
+
+def test_bounds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    PolicyArtifact.from_policy(continuous("gaussian"), algorithm="bc", env_id="Pendulum-v1").save(tmp_path / "policy")
+    path = tmp_path / "policy" / "policy.json"
+    about = manifest.unsealed(path)
+    about["description"]["high"] = []
+    path.write_text(manifest.sealed({key: about[key] for key in ("format", "weights_sha256", "description")}))
+    with pytest.raises(ArtifactError, match="bounds"):
+        PolicyArtifact.load(tmp_path / "policy")
 
 
 def test_the_artifact_is_a_copy(tmp_path: Path) -> None:
     network = QNetwork(MEAN, STD, (8,), 2)
     artifact = PolicyArtifact.from_policy(GreedyQPolicy(network), algorithm="dqn", env_id="CartPole-v1")
-    before = artifact.policy().probabilities(OBS)
+    before = discrete(artifact).probabilities(OBS)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.neg_()
-    assert torch.equal(artifact.policy().probabilities(OBS), before)
+    assert torch.equal(discrete(artifact).probabilities(OBS), before)
 
 
 def test_only_networks_can_be_saved() -> None:
@@ -171,4 +226,4 @@ def test_a_full_disk_leaves_the_older_artifact_whole(tmp_path: Path, monkeypatch
     with pytest.raises(StorageError):
         saved(tmp_path, seed=1)
     monkeypatch.undo()
-    assert torch.equal(PolicyArtifact.load(folder).policy().probabilities(OBS), policy_of("q").probabilities(OBS))
+    assert torch.equal(discrete(PolicyArtifact.load(folder)).probabilities(OBS), policy_of("q").probabilities(OBS))

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.deployment.exports import export
+from rlcourse.deployment.numpy_policy import NumpyPolicy
+from rlcourse.deployment.onnx_file import OnnxPolicy
+from rlcourse.deployment.parity import Answerer, Arrays, compare, numpy_answerer, questions, reference
+from rlcourse.deployment.portable import outputs_of
+from rlcourse.errors import ArtifactError, ConfigError, MissingExtraError, ServerError
+from rlcourse.recipes.command_line import main
+from rlcourse.serving.torchserve import (
+    Management,
+    Model,
+    TorchServe,
+    TorchServeConfig,
+    archive,
+    find_java,
+    metrics,
+    predict,
+    properties,
+    read_archive,
+)
+from rlcourse.serving.torchserve_handler import PolicyHandler
+from tests.deployment.policies import KINDS, artifact_of
+
+
+class Context:
+    """What TorchServe hands to a handler."""
+
+    def __init__(self, folder: Path) -> None:
+        self.system_properties = {"model_dir": str(folder)}
+        self.manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
+        self.status: dict[int, int] = {}
+        self.kinds: dict[int, str] = {}
+
+    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
+        self.status[idx] = code
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        self.kinds[idx] = value
+
+
+def unpacked(tmp_path: Path, artifact: PolicyArtifact) -> Path:
+    file = archive(artifact, tmp_path / "store" / "one.mar", name="rl_policy", version="1")
+    with zipfile.ZipFile(file) as packed:
+        packed.extractall(tmp_path / "worker")
+    return tmp_path / "worker"
+
+
+def handler_of(tmp_path: Path, artifact: PolicyArtifact) -> tuple[PolicyHandler, Context]:
+    context = Context(unpacked(tmp_path, artifact))
+    handler = PolicyHandler()
+    handler.initialize(context)
+    return handler, context
+
+
+def requests_of(asked: Arrays) -> list[dict[str, Any]]:
+    """One request for each row."""
+    return [{name: value[row].tolist() for name, value in asked.items()} for row in range(len(asked["observation"]))]
+
+
+def arrays_of(artifact: PolicyArtifact, answers: list[dict[str, Any]]) -> Arrays:
+    """Named outputs, as far as a request is told of them."""
+    named: Arrays = {}
+    for name in outputs_of(artifact.description):
+        if name in answers[0]:
+            whole = name == "action" and artifact.description.discrete
+            named[name] = np.array([answer[name] for answer in answers], np.int64 if whole else np.float32)
+    return named
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_handler_answers_as_the_policy_does(kind: str, tmp_path: Path) -> None:
+    artifact = artifact_of(kind)
+    handler, context = handler_of(tmp_path, artifact)
+
+    def answer(asked: Arrays) -> Arrays:
+        data = [{"body": request} for request in requests_of(asked)]
+        said = arrays_of(artifact, [json.loads(text) for text in handler.handle(data, context)])
+        # Means and spreads are not told; what they lead to is.
+        hidden = {name: reference(artifact, asked).answers[name] for name in outputs_of(artifact.description)}
+        return {**hidden, **said}
+
+    assert compare("TorchServe's handler", artifact, answer, count=2000).holds
+    assert not context.status and set(context.kinds.values()) == {"application/json"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (b"not json", "Expecting value"),
+        ([1, 2], "JSON object"),
+        ({}, "observation"),
+        ({"observation": [1, 2, 3]}, "4 numbers"),
+        ({"observation": [1, 2, 3, "4"]}, "4 numbers"),
+        ({"observation": [1, 2, 3, True]}, "4 numbers"),
+        ({"observation": 3}, "4 numbers"),
+        ({"observation": []}, "4 numbers"),
+        ({"observation": [[1, 2, 3, 4], [1]]}, "4 numbers"),
+        (b'{"observation": [1, 2, 3, NaN]}', "no finite number"),
+        ({"observation": [1, 2, 3, 1e39]}, "number"),
+        ({"observation": [1, 2, 3, 10**400]}, "too large"),
+        ({"observation": [1, 2, 3, 4], "mask": [False, False, False]}, "at least one"),
+        ({"observation": [1, 2, 3, 4], "mask": [1, 1, 1]}, "3 booleans"),
+        ({"observation": [1, 2, 3, 4], "memory": [0.0]}, "'memory' means nothing"),
+        ({"observation": [1, 2, 3, 4], "greedy": 1}, "true or false"),
+    ],
+    ids=str,
+)
+def test_a_senseless_request_is_refused_and_its_neighbours_are_answered(
+    request_: Any, says: str, tmp_path: Path
+) -> None:
+    handler, context = handler_of(tmp_path, artifact_of("tanh"))
+    fine = {"body": {"observation": [1.0, 0.0, -1.0, 0.5]}}
+    answers = [json.loads(text) for text in handler.handle([fine, {"body": request_}, fine], context)]
+    assert context.status == {1: 400}
+    assert says in answers[1]["error"]
+    assert answers[0] == answers[2] and answers[0]["action"] in (0, 1, 2)
+
+
+def test_many_rows_in_one_request_and_sampling(tmp_path: Path) -> None:
+    artifact = artifact_of("tanh")
+    handler, context = handler_of(tmp_path, artifact)
+    rows = [[1.0, 0.0, -1.0, 0.5]] * 20_000
+    torch.manual_seed(0)
+    data = [{"body": json.dumps({"observation": rows, "greedy": False, "mask": [[True, True, False]] * 20_000})}]
+    (answer,) = [json.loads(text) for text in handler.handle(data, context)]
+    assert len(answer["action"]) == len(answer["probabilities"]) == 20_000 and answer["version"] == "1"
+    assert np.mean(np.array(answer["action"]) == 1) == pytest.approx(answer["probabilities"][0][1], abs=0.018)
+    assert 2 not in answer["action"]
+
+
+@pytest.mark.parametrize("kind", ["free-gaussian", "squashed-gaussian", "deterministic"])
+def test_continuous_actions_are_sampled_as_numpy_samples_them(kind: str, tmp_path: Path) -> None:
+    artifact = artifact_of(kind)
+    handler, context = handler_of(tmp_path, artifact)
+    obs = np.tile(np.array([1.0, 0.0, -1.0, 0.5], np.float32), (20_000, 1))
+    torch.manual_seed(0)
+    (text,) = handler.handle([{"body": {"observation": obs.tolist(), "greedy": False}}], context)
+    artifact.save(tmp_path / "policy.zip")
+    ours = NumpyPolicy.load(tmp_path / "policy.zip").act(obs, greedy=False, generator=np.random.default_rng(0)).actions
+    theirs = np.array(json.loads(text)["action"])
+    np.testing.assert_allclose(theirs.mean(0), ours.mean(0), atol=0.08)
+    np.testing.assert_allclose(theirs.std(0), ours.std(0), atol=0.08)
+
+
+def test_a_worker_refuses_another_policy(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path, artifact_of("tanh"))
+    export(artifact_of("tanh", seed=1), "torchscript", folder / "policy.pt", count=64)
+    with pytest.raises(ValueError, match="was archived"):
+        PolicyHandler().initialize(Context(folder))
+
+
+def test_the_handler_needs_nothing_of_this_package(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path, artifact_of("tanh"))
+    program = "import sys, torchserve_handler; print([name for name in sys.modules if name.startswith('rlcourse')])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0)
+
+
+def test_what_an_archive_says_of_itself(tmp_path: Path) -> None:
+    file = archive(artifact_of("tanh"), tmp_path / "any.mar", name="cart-pole", version="2026.1")
+    assert read_archive(file) == Model("cart-pole", "2026.1")
+    assert [path.name for path in tmp_path.iterdir()] == ["any.mar"]
+    (tmp_path / "any.mar").write_bytes(b"no")
+    for path in (file, tmp_path / "none.mar"):
+        with pytest.raises(ArtifactError, match="no archive"):
+            read_archive(path)
+    with pytest.raises(ConfigError, match="no name"):
+        archive(artifact_of("tanh"), tmp_path / "any.mar", name="../up", version="1")
+
+
+def test_the_settings_listen_on_this_machine_alone(tmp_path: Path) -> None:
+    files = [
+        archive(artifact_of("tanh"), tmp_path / f"{version}.mar", name="rl_policy", version=version)
+        for version in ("1", "2")
+    ]
+    lines = dict(
+        line.split("=", 1) for line in properties(TorchServeConfig(port=9000), files, tmp_path).splitlines() if line
+    )
+    addresses = {name: value for name, value in lines.items() if "address" in name}
+    assert addresses == {
+        "inference_address": "http://127.0.0.1:9000",
+        "management_address": "http://127.0.0.1:9001",
+        "metrics_address": "http://127.0.0.1:9002",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_management_address": "127.0.0.1",
+    }
+    models = json.loads(lines["models"])["rl_policy"]
+    assert [models[version]["defaultVersion"] for version in ("1", "2")] == [True, False]
+    assert (models["1"]["batchSize"], models["1"]["maxBatchDelay"]) == (16, 1)
+    assert lines["disable_system_metrics"] == "true"
+
+
+def test_what_cannot_be_served_is_refused_before_it_starts(tmp_path: Path) -> None:
+    file = archive(artifact_of("tanh"), tmp_path / "a.mar", name="rl_policy", version="1")
+    for archives in ([], [file, file]):
+        with pytest.raises(ConfigError):
+            TorchServe(archives)
+    for wrong in ({"port": 0}, {"port": 65532}, {"workers": 0}, {"max_batch_delay_ms": 0}):
+        with pytest.raises(ConfigError):
+            TorchServeConfig(**wrong)
+    with pytest.raises(ServerError, match="Nobody answers"):
+        Management(_free_port()).versions("rl_policy")
+
+
+def test_without_java_the_mend_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(MissingExtraError, match="openjdk-17-jre-headless"):
+        find_java()
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
+    java.chmod(java.stat().st_mode | stat.S_IXUSR)
+    with pytest.raises(MissingExtraError, match="needs Java 17"):
+        find_java()
+
+
+def test_without_its_packages_the_mend_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"torch-model-archiver is not.*rlcourse\[torchserve\]"):
+        archive(artifact_of("tanh"), tmp_path / "a.mar", name="rl_policy", version="1")
+
+
+@pytest.mark.slow
+def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> None:
+    artifact, other = artifact_of("tanh"), artifact_of("tanh", seed=1)
+    first = archive(artifact, tmp_path / "1.mar", name="rl_policy", version="1")
+    second = archive(other, tmp_path / "2.mar", name="rl_policy", version="2")
+    export(artifact, "onnx", tmp_path / "policy.onnx")
+    export(artifact, "numpy", tmp_path / "policy.zip")
+    asked = questions(artifact, 400, seed=5)
+    port = _free_port()
+    with TorchServe([first], TorchServeConfig(port=port)) as server:
+        folder = server._folder
+        assert folder is not None
+
+        def single(request: dict[str, Any], version: str | None = None) -> dict[str, Any]:
+            status, answer = predict(port, "rl_policy", request, version)
+            assert status == 200, answer
+            return dict(answer)
+
+        def one_by_one(asked: Arrays) -> Arrays:  # many at once, so that the server makes batches of them
+            with ThreadPoolExecutor(16) as pool:
+                return arrays_of(artifact, list(pool.map(single, requests_of(asked))))
+
+        def all_at_once(asked: Arrays) -> Arrays:
+            answer = single({name: value.tolist() for name, value in asked.items()})
+            return {
+                "action": np.array(answer["action"]),
+                "probabilities": np.array(answer["probabilities"], np.float32),
+            }
+
+        forms: dict[str, Answerer] = {
+            "TorchServe": one_by_one,
+            "TorchServe in one request": all_at_once,
+            "onnx": OnnxPolicy(tmp_path / "policy.onnx"),
+            "numpy": numpy_answerer(NumpyPolicy.load(tmp_path / "policy.zip")),
+        }
+        for form, answerer in forms.items():
+            assert compare(form, artifact, answerer, count=400, seed=5).holds
+        truth = reference(artifact, asked).answers
+        for answerer in forms.values():
+            np.testing.assert_allclose(answerer(asked)["probabilities"], truth["probabilities"], atol=1e-5)
+
+        status, answer = predict(port, "rl_policy", {"observation": [1]})
+        assert status == 400 and "4 numbers" in answer["error"]
+
+        request = {"observation": [1.0, 0.0, -1.0, 0.5]}
+        one, two = (
+            reference(a, {"observation": np.array([[1, 0, -1, 0.5]], np.float32), "mask": np.ones((1, 3), np.bool_)})
+            for a in (artifact, other)
+        )
+        server.management.register(server.store(second))
+        assert set(server.management.versions("rl_policy")) == {"1", "2"}
+        assert server.management.default("rl_policy") == single(request)["version"] == "1"
+        assert main(["serve", "versions", "--port", str(port + 1), "--default", "2"]) == 0
+        assert server.management.default("rl_policy") == single(request)["version"] == "2"
+        for version, expected in ((None, two), ("1", one), ("2", two)):
+            said = single(request, version)["probabilities"]
+            np.testing.assert_allclose(said, expected.answers["probabilities"][0], atol=1e-6)
+        with pytest.raises(ServerError, match="version 9 does not exist"):
+            server.management.set_default("rl_policy", "9")
+        server.management.unregister("rl_policy", "1")
+        assert set(server.management.versions("rl_policy")) == {"2"}
+
+        scraped = metrics(port + 2)
+        assert 'ts_inference_requests_total{model_name="rl_policy",model_version="default"' in scraped
+        with pytest.raises(ServerError, match="ended with status"):
+            TorchServe([first], TorchServeConfig(port=port)).__enter__()  # the port is taken
+    assert not folder.exists()
+    for offset in range(5):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port + offset)) != 0
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    artifact_of("recurrent").save(tmp_path / "policy")
+    file, port = tmp_path / "rl_policy.mar", _free_port()
+    assert main(["serve", "archive", str(tmp_path / "policy"), "--output", str(file)]) == 0
+    words = ["-m", "rlcourse.recipes.command_line", "serve", "torchserve", str(file), "--port", str(port)]
+    with subprocess.Popen(
+        [sys.executable, *words], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert "ready" in process.stderr.readline()
+            request: dict[str, Any] = {"observation": [1.0, 0.0, -1.0, 0.5]}
+            status, answer = predict(port, "rl_policy", request)
+            assert status == 200 and len(answer["memory"]) == 12
+            again = predict(port, "rl_policy", {**request, "memory": answer["memory"]})[1]
+            assert again["memory"] != answer["memory"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert "stopped" in process.stderr.read()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _listens(port):
+        time.sleep(0.1)
+    assert not _listens(port)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    """The first of five ports in a row that nobody uses."""
+    for port in range(20_000 + os.getpid() % 10_000, 60_000, 5):
+        if not any(_listens(port + offset) for offset in range(5)):
+            return port
+    raise AssertionError("no free ports")
