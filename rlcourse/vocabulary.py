@@ -196,6 +196,15 @@ class RecurrentPolicy(Protocol):
 
 
 @runtime_checkable
+class DensityPolicy(Policy, Protocol):
+    """A policy over continuous actions that can say how likely each of them is."""
+
+    def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to the ``(B,)`` log-densities of those actions, in the actions' own units."""
+        ...
+
+
+@runtime_checkable
 class DiscretePolicy(Policy, Protocol):
     """A policy over ``A`` actions that can say how likely each of them is."""
 

@@ -51,7 +51,7 @@ class ContinuousCQLConfig:
     """Sizes of the hidden layers of all networks."""
     learning_rate: float = 1e-3
     """Adam's step."""
-    alpha: float = 1.0
+    alpha: float = 10.0
     """Weight of the conservative penalty; its first value where it finds itself. 0 is plain SAC on a log."""
     lagrange_gap: float | None = None
     """How far untried actions may stand above the log's before alpha rises. None keeps alpha as it is."""

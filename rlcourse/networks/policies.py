@@ -89,6 +89,11 @@ class GaussianPolicy:
         return gaussian_log_probability(self.mean(obs), torch.maximum(self.log_std, self._least), action)
 
     @torch.no_grad()
+    def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to ``(B,)``, of actions as sampled, before an environment clips them."""
+        return gaussian_log_probability(self.mean(obs), self.log_std, action)
+
+    @torch.no_grad()
     def act(self, obs: Tensor, *, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
         """``(B, D)`` to ``(B, K)``; greedy actions are within the bounds."""
         mean = self.mean(obs)
@@ -137,6 +142,8 @@ class SquashedGaussianPolicy:
 
     LOG_STD = (-20.0, 2.0)
     """Log-spreads are kept within these: e**2 already covers the whole of tanh."""
+    INSIDE = 1.0 - 2.0**-24
+    """The largest float32 below 1: as far as tanh can be undone."""
 
     def __init__(self, head: Head, actions: ContinuousActions) -> None:
         """``head`` maps ``(B, D)`` to ``(B, 2 K)``: means, then log-spreads."""
@@ -154,6 +161,18 @@ class SquashedGaussianPolicy:
     def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-probabilities, both with gradients."""
         return self.sample_by(obs, self.noise(obs.shape[0], generator))
+
+    @torch.no_grad()
+    def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to ``(B,)``, in the actions' own units.
+
+        An action that rounding has put on its bound counts as the last number before it.
+        """
+        mean, log_std = self.head(obs).chunk(2, -1)
+        scaled = ((action - self._centre) / self._half).double()
+        unsquashed = torch.atanh(scaled.clamp(-self.INSIDE, self.INSIDE)).float()
+        log_probability = gaussian_log_probability(mean, log_std.clamp(*self.LOG_STD), unsquashed)
+        return log_probability - squashing_correction(unsquashed) - self._half.log().sum()
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``(count, K)`` standard normal numbers, what :meth:`sample_by` turns into actions."""
@@ -184,6 +203,10 @@ class UniformBoxPolicy:
         if greedy:
             return self.actions.centre.expand(obs.shape[0], -1)
         return self.sample(obs, generator)[0]
+
+    def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to ``(B,)``: the same everywhere, in the actions' own units."""
+        return -(2.0 * self.actions.half_range).log().sum().expand(action.shape[0])
 
     def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-densities over the actions scaled to (-1, 1): ``-K ln 2``."""

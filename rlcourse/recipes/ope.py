@@ -32,11 +32,11 @@ from rlcourse.evaluation.off_policy import (
 )
 from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.files import atomic_path, write_json
-from rlcourse.networks import EpsilonGreedyPolicy, UniformPolicy
+from rlcourse.networks import EpsilonGreedyPolicy, UniformBoxPolicy, UniformPolicy
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
 from rlcourse.recipes.pictures import check_format
-from rlcourse.vocabulary import DiscretePolicy
+from rlcourse.vocabulary import ContinuousActions, DiscretePolicy, Policy
 
 UNIFORM = "uniform"
 
@@ -115,14 +115,14 @@ def run(config: Ope) -> int:
         guessed = None
         if config.propensities == "estimated":
             say("guessing the logger's propensities by cloning it")
-            guessed = estimate_propensities(
-                episodes, num_actions=dataset.card.actions.count, seeds=seeds.child("clone")
-            )
+            guessed = estimate_propensities(episodes, actions=dataset.card.actions, seeds=seeds.child("clone"))
         found: dict[str, Assessment] = {}
         log: Trajectories | None = None
         for name, policy in policies.items():
             say(f"estimating {name}")
-            log = Trajectories.from_episodes(episodes, policy, gamma=config.gamma, behaviour=guessed)
+            log = Trajectories.from_episodes(
+                episodes, policy, gamma=config.gamma, behaviour=guessed, generator=seeds.torch("target's actions")
+            )
             found[name] = assess(
                 log,
                 config.estimators,
@@ -172,9 +172,12 @@ def run(config: Ope) -> int:
     return 0
 
 
-def _policy(name: str, dataset: Dataset, epsilon: float) -> DiscretePolicy:
+def _policy(name: str, dataset: Dataset, epsilon: float) -> Policy:
+    actions = dataset.card.actions
+    if isinstance(actions, ContinuousActions):
+        return _continuous_policy(name, dataset, actions, epsilon)
     if name == UNIFORM:
-        return UniformPolicy(dataset.card.actions.count)
+        return UniformPolicy(actions.count)
     artifact = PolicyArtifact.load(Path(name))
     about, width = artifact.description, dataset.episodes.observations.shape[-1]
     if (about.obs_size, about.num_actions) != (width, dataset.card.actions.count):
@@ -183,7 +186,31 @@ def _policy(name: str, dataset: Dataset, epsilon: float) -> DiscretePolicy:
             f"the log has {width} and {dataset.card.actions.count}.",
             mend="Judge a policy by a log of its own task.",
         )
-    return EpsilonGreedyPolicy(artifact.policy(), epsilon) if epsilon > 0.0 else artifact.policy()
+    policy = artifact.policy()
+    if not isinstance(policy, DiscretePolicy):
+        raise DatasetInvalidError(
+            f"{name} makes continuous actions, and the log counts them.",
+            mend="Judge a policy by a log of its own task.",
+        )
+    return EpsilonGreedyPolicy(policy, epsilon) if epsilon > 0.0 else policy
+
+
+def _continuous_policy(name: str, dataset: Dataset, actions: ContinuousActions, epsilon: float) -> Policy:
+    if epsilon > 0.0:
+        raise ConfigError(
+            "epsilon is for actions that can be listed, and this log's are continuous.",
+            mend="Leave --epsilon out; a policy over continuous actions acts by its own spread.",
+        )
+    if name == UNIFORM:
+        return UniformBoxPolicy(actions)
+    artifact = PolicyArtifact.load(Path(name))
+    policy, width = artifact.policy(), dataset.episodes.observations.shape[-1]
+    if artifact.description.obs_size != width:
+        raise DatasetInvalidError(
+            f"{name} acts on {artifact.description.obs_size} numbers; the log has {width}.",
+            mend="Judge a policy by a log of its own task.",
+        )
+    return policy
 
 
 def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answer: OffPolicyVerdict) -> str:

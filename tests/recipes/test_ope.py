@@ -52,7 +52,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that is right nearly always: its logits are the first number, times 5."""
     torch.manual_seed(0)
     clone = BC(TaskSpec.unscaled(4, 2), BCConfig(hidden=()))
-    linear = clone.logits.layers[0]
+    linear = clone.network.get_submodule("layers.0")
     assert isinstance(linear, torch.nn.Linear)
     with torch.no_grad():
         linear.weight.zero_()

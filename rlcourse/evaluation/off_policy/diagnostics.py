@@ -47,7 +47,8 @@ class Diagnostics:
 
 def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnostics:
     """Look at the weights of whole episodes, and at ``(N, T)`` step weights where there are some."""
-    weights = log.cumulative()[:, -1]
+    # Where the target policy has no density, each logged episode has the weight 0.
+    weights = log.cumulative()[:, -1] if log.weighable else torch.zeros(log.num_episodes, dtype=torch.float64)
     total = float(weights.sum())
     unlogged = None
     if log.action is not None and log.all_target is not None:
@@ -64,7 +65,7 @@ def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnosti
         zero_share=float((weights == 0).double().mean()),
         weight_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3]),
         mean_weight=float(weights.mean()),
-        tail_shape=tail_shape(weights.numpy()),
+        tail_shape=tail_shape(weights.numpy()) if log.weighable else None,
         unlogged_mass=unlogged,
         negative_share=None if step_weights is None else _negative_share(step_weights),
         propensities=log.propensities,

@@ -1,7 +1,8 @@
 r"""Models of what a policy is worth, fitted to a log that another policy wrote.
 
 Both solve the same equation, :math:`Q(s,a) = r + \gamma \sum_{a'} \pi(a'|s')\, Q(s', a')`, over the *target* policy's next
-action. Whoever puts the logged next action there evaluates the logger.
+action. Whoever puts the logged next action there evaluates the logger. Over continuous actions the sum is a mean over actions
+drawn from the target policy.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 from rlcourse.evaluation.off_policy.trajectories import Trajectories
-from rlcourse.networks import Descent, QNetwork, frozen_copy, polyak_update_
-from rlcourse.objectives.importance import taken_and_expected
-from rlcourse.objectives.values import bellman_target
+from rlcourse.networks import Descent, QNetwork, TwinActionQNetwork, frozen_copy, polyak_update_
+from rlcourse.objectives.values import bellman_target, taken
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import ContinuousActions
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         DatasetInvalidError: the log has no observations, or fewer episodes than folds.
     """
     config = config or FQEConfig()
-    obs, action, all_target, ended = _required(log)
+    obs, ended, asking = _asking(log)
     if log.num_episodes < config.folds:
         raise DatasetInvalidError(
             f"{log.num_episodes} episodes cannot be split into {config.folds} parts.",
@@ -82,34 +83,31 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         others = torch.ones(log.num_episodes, dtype=torch.bool)
         others[judged] = config.folds == 1
         network = _fit(log, others, config, seeds.child(f"fold {number}"))
+        bounds = possible_values(log)
         with torch.no_grad():
-            values = network(obs[judged]).double().clamp(*possible_values(log))  # (n, T + 1, A)
-        q[judged], _ = taken_and_expected(values[:, :-1], all_target[judged, :-1], action[judged])
-        value[judged] = (all_target[judged] * values).sum(-1)
+            q[judged] = asking.taken(network, obs[judged, :-1], judged, bounds).double()
+            value[judged] = asking.expected(network, obs[judged], asking.future[judged], bounds).double()
     return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
 
 
-def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -> QNetwork:
-    obs, action, all_target, ended = _required(log)
+def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -> nn.Module:
+    obs, ended, asking = _asking(log)
     there = (log.mask > 0) & episodes.unsqueeze(-1)  # (N, T)
     seen, then = obs[:, :-1][there], obs[:, 1:][there]  # (S, D)
-    done, reward = action[there], log.reward[there].float()
-    chances = all_target[:, 1:][there].float()  # (S, A) over next actions, of the target policy
+    done, reward = asking.action[there], log.reward[there].float()
+    ahead = asking.future[:, 1:][there]  # (S, ...) what the target policy would do next
     goes_on = 1.0 - _last(log.mask, ended)[there]
     discount = (log.gamma * goes_on).float()
     with seeds.initialising("networks"):
-        network = QNetwork(seen.mean(0), seen.std(0), config.hidden, all_target.shape[-1])
-    target, (low, high) = frozen_copy(network), possible_values(log)
+        network = asking.network(seen, config.hidden)
+    target, bounds = frozen_copy(network), possible_values(log)
 
     def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():
-            ahead = target(then[index]).clamp(low, high)
-            _, expected = taken_and_expected(
-                ahead, chances[index], done[index]
-            )  # what was logged is of no account here
+            expected = asking.expected(target, then[index], ahead[index], bounds)  # what was logged is of no account
             aim = bellman_target(reward[index], discount[index], expected)
-        taken, _ = taken_and_expected(network(seen[index]), chances[index], done[index])
-        error = functional.mse_loss(taken, aim)
+        said = asking.of(network, seen[index], done[index])
+        error = (said - aim).square().mean()
         return error, (error.detach(),)
 
     descent = Descent(
@@ -145,6 +143,7 @@ class LinearModel:
     .. math:: A = \sum \phi(s,a)\big(\phi(s,a) - \gamma\,\phi_\pi(s')\big)^\top,\quad b = \sum \phi(s,a)\,r,\quad
               \theta = A^{-1} b
 
+    Over continuous actions :math:`\phi(s,a)` multiplies the state's features by 1, the action's entries and their products.
     Lagoudakis and Parr (2003), LSTD-Q: where fitted Q evaluation with linear features comes to rest. With one-hot states it is
     the log's own table of transitions, solved exactly. :math:`\phi_\pi(s) = \sum_a \pi(a|s)\,\phi(s,a)`.
     """
@@ -176,7 +175,8 @@ def linear_model(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) ->
 
     Args:
         log: made by :meth:`Trajectories.from_episodes`.
-        features: ``(N, T + 1, F)`` of the states; each action has its own copy, so P is A times F.
+        features: ``(N, T + 1, F)`` of the states. Each action has its own copy, so P is A times F; of a continuous action
+            each of its 1 + K + K (K + 1) / 2 terms has.
         ridge: added to the matrix's diagonal, so that features that never occur do no harm.
     """
     phi, expected, goes_on = _features(log, features)
@@ -215,13 +215,13 @@ def step_weights(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) ->
 
 def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> ModelValues:
     """A linear model's values along the episodes that it was fitted to."""
-    _, action, all_target, ended = _required(log)
+    _, ended, asking = _asking(log)
     model = linear_model(log, features, ridge=ridge)
     everything = torch.ones(1, log.num_episodes, dtype=torch.float64)
     theta = _solve(model.system(everything), everything @ model.reward).flatten()
-    values = features.double() @ theta.unflatten(0, (all_target.shape[-1], -1)).mT  # (N, T + 1, A)
-    q, _ = taken_and_expected(values[:, :-1], all_target[:, :-1], action)
-    value = (all_target * values).sum(-1)
+    taken, expected = asking.terms()
+    values = features.double() @ theta.unflatten(0, (expected.shape[-1], -1)).mT  # (N, T + 1, G)
+    q, value = (taken * values[:, :-1]).sum(-1), (expected * values).sum(-1)
     return ModelValues(q, value[:, :-1], _tail(value, log, ended))
 
 
@@ -233,24 +233,96 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 def _features(log: Trajectories, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # (N, T, P) of what was done, (N, T + 1, P) of what the target policy would do, (N, T) 1 where something follows.
-    _, action, all_target, ended = _required(log)
-    if states.shape[:2] != all_target.shape[:2]:
+    _, ended, asking = _asking(log)
+    done, would_do = asking.terms()
+    if states.shape[:2] != would_do.shape[:2]:
         raise ShapeError(
-            f"Features have shape {tuple(states.shape)}, the log is {tuple(all_target.shape[:2])} states.",
+            f"Features have shape {tuple(states.shape)}, the log is {tuple(would_do.shape[:2])} states.",
             mend="Give a feature vector for every state, that after the last step included: (N, T + 1, F).",
         )
-    taken = functional.one_hot(action, all_target.shape[-1]).double() * log.mask.unsqueeze(-1)
+    taken = done * log.mask.unsqueeze(-1)
     phi = torch.einsum("nta,ntf->ntaf", taken, states[:, :-1].double()).flatten(-2)
-    expected = torch.einsum("nta,ntf->ntaf", all_target, states.double()).flatten(-2)
+    expected = torch.einsum("nta,ntf->ntaf", would_do, states.double()).flatten(-2)
     return phi, expected, log.mask * (1.0 - _last(log.mask, ended))
 
 
-def _required(log: Trajectories) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if log.obs is None or log.action is None or log.all_target is None or log.terminated is None:
+class _Counted:
+    """How a model is asked about actions that can be listed: all of them at once, then weighed by their probabilities."""
+
+    def __init__(self, action: Tensor, all_target: Tensor) -> None:
+        self.action = action  # (N, T) int64
+        self.future = all_target  # (N, T + 1, A)
+
+    def network(self, seen: Tensor, hidden: tuple[int, ...]) -> nn.Module:
+        return QNetwork(seen.mean(0), seen.std(0), hidden, self.future.shape[-1])
+
+    def of(self, network: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
+        values: Tensor = taken(network(obs), action)
+        return values
+
+    def taken(self, network: nn.Module, obs: Tensor, episodes: Tensor, bounds: tuple[float, float]) -> Tensor:
+        values: Tensor = network(obs).clamp(*bounds)
+        return values.gather(-1, self.action[episodes].unsqueeze(-1)).squeeze(-1)
+
+    def expected(self, network: nn.Module, obs: Tensor, future: Tensor, bounds: tuple[float, float]) -> Tensor:
+        values: Tensor = network(obs).clamp(*bounds)
+        return (future.to(values.dtype) * values).sum(-1)
+
+    def terms(self) -> tuple[Tensor, Tensor]:
+        return functional.one_hot(self.action, self.future.shape[-1]).double(), self.future
+
+
+class _Drawn:
+    """How a model is asked about actions that cannot be listed: about some that the target policy would take."""
+
+    def __init__(self, action: Tensor, drawn: Tensor) -> None:
+        self.action = action  # (N, T, K)
+        self.future = drawn  # (N, T + 1, M, K)
+        flat = torch.cat([action.flatten(0, -2), drawn.flatten(0, -2)])
+        self._actions = ContinuousActions(flat.amin(0), flat.amax(0))
+
+    def network(self, seen: Tensor, hidden: tuple[int, ...]) -> nn.Module:
+        return TwinActionQNetwork(seen.mean(0), seen.std(0), hidden, self._actions)
+
+    def of(self, network: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
+        values: Tensor = network(
+            obs, action
+        )  # (2, B): both learn from the same target, each from its own first weights
+        return values
+
+    def taken(self, network: nn.Module, obs: Tensor, episodes: Tensor, bounds: tuple[float, float]) -> Tensor:
+        return self._mean(network, obs, self.action[episodes], bounds)
+
+    def expected(self, network: nn.Module, obs: Tensor, future: Tensor, bounds: tuple[float, float]) -> Tensor:
+        repeated = obs.unsqueeze(-2).expand(*future.shape[:-1], -1)
+        return self._mean(network, repeated, future, bounds).mean(-1)
+
+    def terms(self) -> tuple[Tensor, Tensor]:
+        return self._terms(self.action), self._terms(self.future).mean(-2)
+
+    def _mean(self, network: nn.Module, obs: Tensor, action: Tensor, bounds: tuple[float, float]) -> Tensor:
+        values: Tensor = network(obs.flatten(0, -2), action.flatten(0, -2)).clamp(*bounds)
+        return values.mean(0).unflatten(0, action.shape[:-1])
+
+    def _terms(self, action: Tensor) -> Tensor:
+        scaled = ((action - self._actions.centre) / self._actions.half_range.clamp_min(1e-6)).double()
+        first, second = torch.triu_indices(scaled.shape[-1], scaled.shape[-1])
+        return torch.cat([torch.ones_like(scaled[..., :1]), scaled, scaled[..., first] * scaled[..., second]], dim=-1)
+
+
+def _asking(log: Trajectories) -> tuple[Tensor, Tensor, _Counted | _Drawn]:
+    if log.obs is None or log.action is None or log.terminated is None:
         raise DatasetInvalidError(
             "A model of values needs observations and actions.", mend="Make the log with Trajectories.from_episodes."
         )
-    return log.obs, log.action, log.all_target, log.terminated
+    if log.drawn is not None:
+        return log.obs, log.terminated, _Drawn(log.action, log.drawn)
+    if log.all_target is None:
+        raise DatasetInvalidError(
+            "A model of values needs to know what the target policy would do.",
+            mend="Make the log with Trajectories.from_episodes.",
+        )
+    return log.obs, log.terminated, _Counted(log.action, log.all_target)
 
 
 def _last(mask: Tensor, ended: Tensor) -> Tensor:

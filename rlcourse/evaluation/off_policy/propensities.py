@@ -10,14 +10,14 @@ from rlcourse.algorithms.bc import BC, BCConfig
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.transitions import Transitions
-from rlcourse.networks import CategoricalPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import ActionSpace, DiscreteActions
 
 
 def estimate_propensities(
     episodes: Episodes,
     *,
-    num_actions: int,
+    actions: int | ActionSpace,
     seeds: Seeds,
     updates: int = 2_000,
     folds: int = 2,
@@ -32,8 +32,9 @@ def estimate_propensities(
     mean of the weights need not be 1. No interval of this package knows about that error.
 
     Args:
-        episodes: with discrete actions.
-        num_actions: A.
+        episodes: with actions of either kind.
+        actions: how many there are, or their bounds. A continuous action's propensity is a density, and the clone a normal
+            distribution, which the logger need not have been.
         seeds: first weights, batches and folds draw from its streams.
         updates: gradient steps for each clone.
         folds: parts of the log, 2 or more.
@@ -55,14 +56,14 @@ def estimate_propensities(
             f"{episodes.num_episodes} episodes cannot be split into {folds} parts.",
             mend="Propensities cannot be guessed from so little; log them.",
         )
+    space = DiscreteActions(actions) if isinstance(actions, int) else actions
     first = episodes.first_steps()
     found = np.empty(episodes.num_transitions)
     order = seeds.numpy("folds").permutation(episodes.num_episodes)
     for number, judged in enumerate(np.array_split(order, folds)):
         family = seeds.child(f"fold {number}")
-        log = Transitions.from_episodes(
-            episodes.select(np.setdiff1d(order, judged)), gamma=1.0, num_actions=num_actions
-        )
+        others = episodes.select(np.setdiff1d(order, judged))
+        log = Transitions.from_episodes(others, gamma=1.0, actions=space)
         with family.initialising("networks"):
             clone = BC(log.spec(), BCConfig())
         drawing = family.torch("batches")
@@ -73,8 +74,7 @@ def estimate_propensities(
         for index in judged:
             steps = slice(first[index], first[index] + episodes.lengths[index])
             rows = slice(first[index] + index, first[index] + index + episodes.lengths[index])
-            policy = clone.policy
-            assert isinstance(policy, CategoricalPolicy)  # the log's actions are counted
-            chances = policy.probabilities(torch.from_numpy(episodes.observations[rows])).numpy()
-            found[steps] = chances[np.arange(len(chances)), episodes.actions[steps]]
+            seen, done = torch.from_numpy(episodes.observations[rows]), torch.from_numpy(episodes.actions[steps])
+            with torch.no_grad():
+                found[steps] = clone.policy.log_likelihood(seen, done).exp().numpy()
     return np.maximum(found, floor)

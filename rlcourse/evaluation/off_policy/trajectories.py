@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 from rlcourse.experience.episodes import Episodes
 from rlcourse.objectives.importance import cumulative_ratios, discounted_returns, step_ratios
-from rlcourse.vocabulary import DiscretePolicy
+from rlcourse.vocabulary import DensityPolicy, DiscretePolicy, Policy
 
 Propensities = Literal["logged", "estimated"]
 """Whether the behaviour policy's probabilities were written down by the logger or guessed from the log."""
@@ -29,9 +29,14 @@ class Trajectories:
     gamma: float
     propensities: Propensities = "logged"
     obs: Tensor | None = None  # (N, T + 1, D) the row after an episode's last step is what was seen then
-    action: Tensor | None = None  # (N, T) int64
+    action: Tensor | None = None  # (N, T) int64, or (N, T, K) float
     terminated: Tensor | None = None  # (N,) bool: the task ended; otherwise the episode was cut off
     all_target: Tensor | None = None  # (N, T + 1, A) the target policy's probabilities of all actions
+    drawn: Tensor | None = (
+        None  # (N, T + 1, M, K) in place of those, where actions are continuous: some that it would take
+    )
+    weighable: bool = True
+    """False for a deterministic policy over continuous actions: it has no density, and nothing logged can be weighed."""
 
     @property
     def num_episodes(self) -> int:
@@ -44,7 +49,16 @@ class Trajectories:
         return self.reward.shape[1]
 
     def cumulative(self) -> Tensor:
-        """``(N, T)`` products of ratios up to and with each step."""
+        """``(N, T)`` products of ratios up to and with each step.
+
+        Raises:
+            DatasetInvalidError: the target policy has no density.
+        """
+        if not self.weighable:
+            raise DatasetInvalidError(
+                "A deterministic policy over continuous actions has no density, so no logged action can be weighed.",
+                mend="Use an estimator that asks a model what it would have done: fqe, linear, mis or mdr.",
+            )
         return cumulative_ratios(step_ratios(self.target, self.behaviour, self.mask))
 
     def returns(self) -> Tensor:
@@ -75,24 +89,29 @@ class Trajectories:
         tensors["mask"] = mask
         if mask.dim() == 1:
             tensors = {name: value.unsqueeze(-1) for name, value in tensors.items()}
-        return cls(**tensors, gamma=gamma, propensities=propensities).validate()
+        return cls(gamma=gamma, propensities=propensities, **tensors).validate()  # type: ignore[arg-type]  # tensors alone
 
     @classmethod
     def from_episodes(
         cls,
         episodes: Episodes,
-        policy: DiscretePolicy,
+        policy: Policy,
         *,
         gamma: float,
         behaviour: np.ndarray | None = None,
+        draws: int = 4,
+        generator: torch.Generator | None = None,
     ) -> Self:
         """Lay episodes side by side and ask ``policy`` how likely it was to do what they did.
 
         Args:
-            episodes: with discrete actions.
-            policy: the one in question.
+            episodes: with actions of either kind.
+            policy: the one in question. Over continuous actions, one that cannot say how likely an action is counts as
+                deterministic.
             gamma: in (0, 1].
             behaviour: ``(S,)`` estimated propensities, to be used instead of the logged ones.
+            draws: M, how many continuous actions to draw from ``policy`` at each observation, for models to ask about.
+            generator: what they are drawn with; ``None`` uses torch's global stream.
 
         Raises:
             DatasetInvalidError: propensities that were not logged or are 0, or numbers that cannot be.
@@ -104,33 +123,25 @@ class Trajectories:
         rows = torch.from_numpy(episodes.observations)  # (S + E, D)
         obs = torch.zeros(count, longest + 1, rows.shape[-1])
         obs[seen] = rows
-        probabilities = policy.probabilities(rows).double()  # (S + E, A)
-        all_target = torch.zeros(count, longest + 1, probabilities.shape[-1], dtype=torch.float64)
-        all_target[seen] = probabilities
-        action = torch.zeros(count, longest, dtype=torch.int64)
-        action[there] = torch.from_numpy(episodes.actions)
         logged = episodes.behaviour_probabilities if behaviour is None else behaviour
         columns = []
         for values, empty in ((logged, 1.0), (episodes.rewards, 0.0)):
             column = torch.full((count, longest), empty, dtype=torch.float64)
             column[there] = torch.from_numpy(np.asarray(values)).double()
             columns.append(column)
-        if int(episodes.actions.max()) >= all_target.shape[-1]:
-            raise DatasetInvalidError(
-                f"The log holds action {int(episodes.actions.max())}, the policy knows {all_target.shape[-1]} actions.",
-                mend="Use a policy for the same task.",
-            )
+        if np.issubdtype(episodes.actions.dtype, np.floating):
+            asked = _by_density(episodes, policy, there, seen, draws, generator)
+        else:
+            asked = _by_probability(episodes, policy, there, seen)
         return cls(
-            target=all_target[:, :-1].gather(-1, action.unsqueeze(-1)).squeeze(-1),
             behaviour=columns[0],
             reward=columns[1],
             mask=there.double(),
             gamma=gamma,
             propensities="logged" if behaviour is None else "estimated",
             obs=obs,
-            action=action,
             terminated=torch.from_numpy(episodes.terminated),
-            all_target=all_target,
+            **asked,
         ).validate()
 
     def validate(self) -> Self:
@@ -168,3 +179,53 @@ class Trajectories:
                     mend="Find out how it was written; nothing can be estimated from it.",
                 )
         return self
+
+
+def _by_probability(episodes: Episodes, policy: Policy, there: Tensor, seen: Tensor) -> dict[str, Any]:
+    if not isinstance(policy, DiscretePolicy):
+        raise DatasetInvalidError(
+            f"The log counts its actions, and a {type(policy).__name__} does not say how likely each of them is.",
+            mend="Judge a policy by a log of its own task.",
+        )
+    probabilities = policy.probabilities(torch.from_numpy(episodes.observations)).double()  # (S + E, A)
+    if int(episodes.actions.max()) >= probabilities.shape[-1]:
+        raise DatasetInvalidError(
+            f"The log holds action {int(episodes.actions.max())}, the policy knows {probabilities.shape[-1]} actions.",
+            mend="Use a policy for the same task.",
+        )
+    all_target = torch.zeros(*seen.shape, probabilities.shape[-1], dtype=torch.float64)
+    all_target[seen] = probabilities
+    action = torch.zeros(there.shape, dtype=torch.int64)
+    action[there] = torch.from_numpy(episodes.actions)
+    target = all_target[:, :-1].gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return {"target": target, "action": action, "all_target": all_target}
+
+
+def _by_density(
+    episodes: Episodes, policy: Policy, there: Tensor, seen: Tensor, draws: int, generator: torch.Generator | None
+) -> dict[str, Any]:
+    if isinstance(policy, DiscretePolicy):
+        raise DatasetInvalidError(
+            f"The log holds continuous actions, and a {type(policy).__name__} counts them.",
+            mend="Judge a policy by a log of its own task.",
+        )
+    rows = torch.from_numpy(episodes.observations)  # (S + E, D)
+    taken = torch.from_numpy(episodes.actions)  # (S, K)
+    weighable = isinstance(policy, DensityPolicy)
+    count = draws if weighable else 1
+    found = torch.stack([policy.act(rows, greedy=False, generator=generator) for _ in range(count)], 1)  # (S + E, M, K)
+    if found.shape[-1] != taken.shape[-1]:
+        raise DatasetInvalidError(
+            f"The log's actions hold {taken.shape[-1]} numbers, the policy's {found.shape[-1]}.",
+            mend="Use a policy for the same task.",
+        )
+    action = torch.zeros(*there.shape, taken.shape[-1])
+    action[there] = taken
+    drawn = torch.zeros(*seen.shape, *found.shape[1:])
+    drawn[seen] = found
+    target = torch.zeros(there.shape, dtype=torch.float64)
+    if isinstance(policy, DensityPolicy):
+        acted_on = torch.zeros(*seen.shape, rows.shape[-1])
+        acted_on[seen] = rows
+        target[there] = policy.log_density(acted_on[:, :-1][there], taken).double().exp()
+    return {"target": target, "action": action, "drawn": drawn, "weighable": weighable}
