@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from rlcourse.errors import ArtifactError
+from rlcourse.errors import ArtifactError, StorageError
 from rlcourse.files import write_json
 from rlcourse.randomness import Seeds
 from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
@@ -95,6 +96,8 @@ class Assembly:
         )
         self.counting.in_flight = lambda: self.application.in_flight
         self._saved = time.monotonic()
+        self._saving: threading.Thread | None = None
+        self._problem: str | None = None
 
     def load(self, name: str, folder: Path, *, version: str | None = None) -> None:
         """Read, warm, and put on the shelf.
@@ -169,27 +172,59 @@ class Assembly:
 
     def close(self) -> None:
         """Write everything out."""
-        self.save_sessions()
+        if self._saving is not None:
+            self._saving.join()
+        try:
+            self.save_sessions()
+        finally:
+            self._close_log()
+
+    def _close_log(self) -> None:
         if self.log is not None:
             self.log.close()
 
     def save_sessions(self) -> None:
-        """Write what recurrent policies remember."""
-        for loaded in self._loaded():
-            if self.state is not None and loaded.sessions is not None:
-                loaded.sessions.save(self._sessions_path(loaded))
-        self._saved = time.monotonic()
+        """Write what recurrent policies remember.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        for write, path in self._snapshots():
+            write(path)
+
+    def _snapshots(self) -> list[tuple[Callable[[Path], None], Path]]:
+        if self.state is None:
+            return []
+        return [
+            (loaded.sessions.snapshot(), self._sessions_path(loaded))
+            for loaded in self._loaded()
+            if loaded.sessions is not None
+        ]
 
     def _now_and_then(self) -> None:
-        if time.monotonic() - self._saved > SAVE_EVERY_S:
-            self.save_sessions()
+        if time.monotonic() - self._saved <= SAVE_EVERY_S or (self._saving is not None and self._saving.is_alive()):
+            return
+        self._saved = time.monotonic()
+        snapshots = self._snapshots()
+
+        def save() -> None:
+            try:
+                for write, path in snapshots:
+                    write(path)
+                self._problem = None
+            except StorageError as error:  # nobody to raise it to: /readyz says so, and it is tried again
+                self._problem = str(error)
+
+        if snapshots:
+            self._saving = threading.Thread(target=save, name="sessions", daemon=True)
+            self._saving.start()
 
     def _unready(self) -> str | None:
         if not self.shelf.entries:
             return "no policy is loaded"
         if self.log is not None and self.log.problem is not None:
             return f"the decision log cannot be written: {self.log.problem}"
-        return None
+        return self._problem
 
     def _loaded(self) -> list[Loaded]:
         return [loaded for entry in self.shelf.entries.values() for loaded in entry.versions.values()]

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from rlcourse.errors import ArtifactError, ConfigError
+from rlcourse.errors import ArtifactError, ConfigError, StorageError
 from rlcourse.serving import wire
 from rlcourse.serving.batching import Batcher
 from rlcourse.serving.policies import Artifact
@@ -392,6 +392,9 @@ def management(
             return refusal_response(refusal)
         except ArtifactError as error:
             return refusal_response(Refused(422, error.problem, mend=error.mend))
+        except StorageError as error:
+            # Done, but a restart would not know of it.
+            return refusal_response(Refused(507, error.problem, mend=error.mend))
         return JSONResponse(content, status)
 
     def schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:

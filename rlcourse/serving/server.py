@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import gc
 import http
-import ipaddress
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -173,14 +172,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # two servers, one loop: :func:`serve` listens to the signals for both
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -109,15 +109,19 @@ class SessionStore:
         Raises:
             StorageError: the disk is full or not writable.
         """
+        self.snapshot()(path)
+
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy every session now; returns what writes the copy, which another thread may do, slow as disks are."""
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
-        names = "\n".join(self._rows).encode()  # a name holds no line break: the service refuses it
-        with atomic_path(path) as part, part.open("wb") as file:
-            np.savez(
-                file,
-                names=np.frombuffer(names, np.uint8),
-                memory=self._memory[rows],
-                used=np.array(self._used)[rows],
-            )
+        names = "\n".join(self._rows)  # a name holds no line break: the service refuses it
+        memory, used = self._memory[rows], np.array(self._used)[rows]
+
+        def write(path: Path) -> None:
+            with atomic_path(path) as part, part.open("wb") as file:
+                np.savez(file, names=np.frombuffer(names.encode(), np.uint8), memory=memory, used=used)
+
+        return write
 
     def restore(self, path: Path) -> None:
         """Take in what :meth:`save` wrote, but what has expired since.
