@@ -146,6 +146,48 @@ def test_hostile_requests_get_their_status_and_the_service_lives(
     assert server.terminate() == 0
 
 
+def test_requests_that_overtake_each_other_are_answered_in_their_order(
+    save: Callable[..., Any], serve: Callable[..., Any]
+) -> None:
+    server = serve(save()[0])
+
+    def request(n: int, version: bytes = b"1.1", more: bytes = b"") -> bytes:
+        body = b'{"observation": [0, 0, 0, 0], "request_id": "n%d"}' % n
+        head = b"POST /predictions/rl_policy HTTP/%b\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n" % (
+            version,
+            more,
+            len(body),
+        )
+        return head + body
+
+    other = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    chunked = b"POST /predictions/rl_policy HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    body = b'{"observation": [0, 0, 0, 0], "request_id": "n4"}'
+    chunked += b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    everything = request(0) + request(1) + other + request(2) + other + request(3) + chunked
+    everything += request(5, more=b"expect: 100-continue\r\n") + request(6, more=b"connection: close\r\n")
+    for step in (len(everything), 7):  # all at once, and in morsels
+        with connected(server.url) as asking:
+            for at in range(0, len(everything), step):
+                asking.sendall(everything[at : at + step])
+            said = b""
+            while part := asking.recv(65536):
+                said += part
+        seen = re.findall(rb'"request_id":"(n\d)"|"status":"(alive)"', said)
+        assert [a or b for a, b in seen] == [b"n0", b"n1", b"alive", b"n2", b"alive", b"n3", b"n4", b"n5", b"n6"]
+        assert said.count(b"HTTP/1.1 200 OK") == 9
+    with connected(server.url) as old:
+        old.sendall(request(7, b"1.0"))
+        said = b""
+        while part := old.recv(65536):
+            said += part
+        assert b'"n7"' in said
+    with connected(server.url) as nonsense:
+        nonsense.sendall(b"\x00\x01 nothing\r\n\r\n")
+        assert nonsense.recv(1000).startswith(b"HTTP/1.1 400")
+    assert server.terminate() == 0
+
+
 def test_api_keys(save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("first\nsecond\n")
