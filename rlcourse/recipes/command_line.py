@@ -30,6 +30,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("export",): ("rlcourse.recipes.export:Export", "write a policy in the forms that other programs run"),
     ("serve", "archive"): ("rlcourse.recipes.serve_archive:Archive", "pack a policy for TorchServe"),
     ("serve", "torchserve"): ("rlcourse.recipes.serve_torchserve:Serve", "answer with TorchServe"),
+    ("serve", "manifest"): ("rlcourse.recipes.serve_manifest:Manifest", "write what KServe starts a service from"),
     ("serve", "versions"): ("rlcourse.recipes.serve_versions:Versions", "list and switch versions in TorchServe"),
     ("check",): ("rlcourse.recipes.check:Check", "check your answers to exercises"),
     ("grade",): ("rlcourse.recipes.grade:Grade", "grade a folder of submissions"),

@@ -1,0 +1,143 @@
+"""The manifest that KServe, on Kubernetes, makes a policy service from.
+
+KServe copies the policy from where it is stored, starts the container, sends it traffic once it says that it is ready,
+adds and removes replicas, and can give a new revision a share of the traffic first.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from rlcourse.errors import ConfigError, MissingExtraError
+
+MOUNTED = "/mnt/models"
+"""Where KServe puts what it copied."""
+PORT = 8080
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,51}[a-z0-9])?")
+_CPU = re.compile(r"\d+m|\d+(\.\d{1,3})?")
+_MEMORY = re.compile(r"\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_SCHEMES = ("gs", "s3", "hdfs", "webhdfs", "pvc", "http", "https", "oci", "hf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KServeConfig:
+    """One service."""
+
+    storage_uri: str
+    """Where the artifact's folder is: s3://, gs://, pvc://, https:// and the like."""
+    image: str
+    """The container image, with rlcourse[serve] in it; with a tag or digest that never moves."""
+    name: str = "rl-policy"
+    """Of the service, and with it of its address."""
+    namespace: str = "default"
+    """Where in the cluster."""
+    min_replicas: int = 1
+    """0 lets it sleep; whoever asks first then waits for a start."""
+    max_replicas: int = 3
+    """The most that load may call up."""
+    concurrency: int = 32
+    """Requests at a time that call for another replica when there are more."""
+    cpu: str = "1"
+    """Of each replica."""
+    memory: str = "512Mi"
+    """Of each replica."""
+    canary_percent: int | None = None
+    """Share of the traffic for this revision beside the last one; nothing gives it all at once."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (
+                not _NAME.fullmatch(self.name),
+                f"The name is {self.name!r}.",
+                "Use lower-case letters, digits and dashes.",
+            ),
+            (not _NAME.fullmatch(self.namespace), f"The namespace is {self.namespace!r}.", "Use lower-case letters."),
+            (
+                urlsplit(self.storage_uri).scheme not in _SCHEMES,
+                f"KServe does not fetch {self.storage_uri!r}.",
+                f"Use one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}.",
+            ),
+            (
+                not self.image or self.image.endswith(":latest") or not re.search(r"[:@][\w.:-]+$", self.image),
+                f"The image {self.image!r} does not say which version.",
+                "Name a tag other than latest, or a digest: what runs must not change by itself.",
+            ),
+            (
+                not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1,
+                f"{self.min_replicas} to {self.max_replicas} replicas is no range.",
+                "Use 0 or more, and at most max_replicas.",
+            ),
+            (self.concurrency < 1, f"The concurrency is {self.concurrency}.", "Use 1 or more."),
+            (not _CPU.fullmatch(self.cpu), f"The CPU share is {self.cpu!r}.", "Write 1, 0.5 or 500m."),
+            (not _MEMORY.fullmatch(self.memory), f"The memory is {self.memory!r}.", "Write 512Mi or 2Gi."),
+            (
+                self.canary_percent is not None and not 0 <= self.canary_percent <= 100,
+                f"The canary's share is {self.canary_percent} percent.",
+                "Use 0 to 100.",
+            ),
+        ]
+        for is_wrong, problem, mend in wrong:
+            if is_wrong:
+                raise ConfigError(problem, mend=mend)
+
+
+def inference_service(config: KServeConfig) -> dict[str, Any]:
+    """The ``InferenceService`` object, ``serving.kserve.io/v1beta1``."""
+    resources = {"cpu": config.cpu, "memory": config.memory}
+    container = {
+        "name": "kserve-container",
+        "image": config.image,
+        "command": ["rlcourse", "serve", "http", MOUNTED],
+        # The address inside the pod; what is outside comes in through KServe alone.
+        "args": ["--host", "0.0.0.0", "--port", str(PORT)],
+        "env": [{"name": "STORAGE_URI", "value": config.storage_uri}, {"name": "OMP_NUM_THREADS", "value": "1"}],
+        "ports": [{"containerPort": PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 2, "failureThreshold": 3},
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 10, "failureThreshold": 3},
+        "resources": {"requests": resources, "limits": resources},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    predictor: dict[str, Any] = {
+        "minReplicas": config.min_replicas,
+        "maxReplicas": config.max_replicas,
+        "scaleMetric": "concurrency",
+        "scaleTarget": config.concurrency,
+        "containers": [container],
+    }
+    if config.canary_percent is not None:
+        predictor["canaryTrafficPercent"] = config.canary_percent
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": config.name,
+            "namespace": config.namespace,
+            "annotations": {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/path": "/metrics",
+                "prometheus.io/port": str(PORT),
+            },
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def manifest(config: KServeConfig) -> str:
+    """The same as YAML, for ``kubectl apply -f -``.
+
+    Raises:
+        MissingExtraError: pyyaml is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml is not installed.", mend="pip install 'rlcourse[serve]'") from error
+    text: str = yaml.safe_dump(inference_service(config), sort_keys=False)
+    return text
