@@ -34,6 +34,7 @@ TOOLS = {
     "chromium": "opens the built site in make test",
     "chromedriver": "drives chromium in make test",
     "bwrap": "isolates submissions in rlcourse grade",
+    "java": "runs TorchServe",
 }
 EXTRAS = {  # package: (extra, purpose)
     "jupyter-book": ("book", "builds the site"),
@@ -47,6 +48,10 @@ EXTRAS = {  # package: (extra, purpose)
     "wandb": ("trackers", "Weights & Biases, offline or not"),
     "mujoco": ("mujoco", "Hopper-v5 and its kind"),
     "box2d": ("box2d", "LunarLander-v3"),
+    "onnxruntime": ("onnx", "rlcourse export --forms onnx"),
+    "fastapi": ("serve", "rlcourse serve http"),
+    "torchserve": ("torchserve", "rlcourse serve torchserve"),
+    "ray": ("ray", "a policy behind Ray Serve"),
 }
 
 

@@ -110,6 +110,7 @@ def train_once(
         env_id=card.env_id,
         provenance={
             "dataset": name,
+            "dataset_checksum": dataset.checksum,
             "dataset_seed": card.seed,
             "seed": seed,
             "training": plain(training),

@@ -81,6 +81,7 @@ def test_train_saves_a_policy_that_acts_as_it_did(
     assert [update for update, _ in row["curve"]] == [30, 60]
     assert "greedy return" in err
     artifact = PolicyArtifact.load(tmp_path / "policy")
+    assert len(artifact.description.provenance["dataset_checksum"]) == 64
     action = artifact.policy().act(torch.zeros(7, 4), greedy=True)
     assert action.shape == (7,)
     assert not list(tmp_path.glob(".*checkpoint*"))
