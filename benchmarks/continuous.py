@@ -37,10 +37,11 @@ COUNTS = {"iql": 300, "cql": 25}
 """Updates that are timed in one round."""
 RUNS = Path("runs") / "continuous"
 QUALITIES = ("medium", "mixed")
-SETTINGS = tuple(
-    "--n-step 1 --updates 6000 --eval-every 3000 --iql.tau 0.9 --iql.inverse-temperature 3 --td3-bc.alpha 10 "
-    "--cql-continuous.alpha 10 --cql-continuous.samples 4".split()
-)
+WORDS = """
+--n-step 1 --updates 6000 --eval-every 3000 --iql.tau 0.9 --iql.inverse-temperature 3
+--td3-bc.alpha 10 --cql-continuous.alpha 10 --cql-continuous.samples 4
+"""
+SETTINGS = tuple(WORDS.split())
 
 
 def main() -> int:

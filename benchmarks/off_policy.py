@@ -2,10 +2,12 @@
 
     python benchmarks/off_policy.py speed      writes book/results/ope_speed.md
     python benchmarks/off_policy.py ranking    writes book/results/ope_ranking.md
+    python benchmarks/off_policy.py pendulum   writes book/results/ope_ranking_pendulum.md
 
 ``speed`` times every estimator with 1,000 resamples of 1,000 episodes of 200 steps and ends with 1 if those that need no
 network take more than 5 seconds together. ``ranking`` estimates ten CartPole policies from logs of a random and of a
-middling policy and compares their order with that of their true values.
+middling policy and compares their order with that of their true values; ``pendulum`` does the same with continuous actions
+and ten stages of a soft actor-critic.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ from rlcourse.evaluation.off_policy import (
 )
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.experience.transitions import Transitions
-from rlcourse.networks import EpsilonGreedyPolicy
+from rlcourse.networks import EpsilonGreedyPolicy, SquashedGaussianPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.training.continuous_behaviour import author_settings, live
 from rlcourse.training.learners import offline_learner
-from rlcourse.vocabulary import DiscretePolicy
+from rlcourse.vocabulary import DiscretePolicy, Policy
 
 EPISODES, STEPS, RESAMPLES, LIMIT_S = 1_000, 200, 1_000, 5.0
 NETWORKS: frozenset[EstimatorName] = frozenset({"fqe", "dr", "wdr", "mdr"})
@@ -49,13 +52,16 @@ EPSILON = 0.2
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "ranking"))
+    parser.add_argument("part", choices=("speed", "ranking", "pendulum"))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with torch_threads(1):
         if arguments.part == "speed":
             return 0 if speed(arguments.rounds) <= LIMIT_S else 1
-        ranking()
+        if arguments.part == "ranking":
+            ranking()
+        else:
+            pendulum()
     return 0
 
 
@@ -124,27 +130,71 @@ def ranking() -> None:
             for name in ESTIMATOR_NAMES:
                 estimates[name].append(found.values[name].estimate)
         for name in ESTIMATOR_NAMES:
-            error = np.sqrt(np.mean((np.array(estimates[name]) - truths) ** 2))
-            rows.append(
-                [
-                    quality,
-                    name,
-                    f"{rank_correlation(estimates[name], truths):.2f}",
-                    f"{error:.1f}",
-                    f"{regret_at_k(estimates[name], truths, 1):.1f}",
-                    f"{regret_at_k(estimates[name], truths, 3):.1f}",
-                ]
-            )
+            rows.append(_ranked(quality, name, estimates[name], truths))
         data[quality] = {"estimates": estimates, "truths": truths, "effective_sample_size": worth}
     body = (
         f"Ten CartPole policies (a CQL learner on its way, each acting at random {EPSILON:.0%} of the time), judged by up to "
         f"1,000 episodes of a log, gamma {GAMMA}. Their true values, from 4,000 episodes each, lie between "
-        f"{min(truths):.1f} and {max(truths):.1f}.\n\n"
-        + markdown_table(
-            ["log", "estimator", "rank correlation", "root mean squared error", "regret at 1", "regret at 3"], rows
-        )
+        f"{min(truths):.1f} and {max(truths):.1f}.\n\n" + markdown_table(RANKED, rows)
     )
     write_result("ope_ranking", body, command="python benchmarks/off_policy.py ranking", data=data)
+
+
+SWING = 0.97
+"""Discount on the pendulum: what is done now tells within some thirty steps."""
+STAGES = 10
+
+
+def pendulum() -> None:
+    """Ten stages of one soft actor-critic, acting by their own spread, judged by logs that another one wrote."""
+    stages = ten_stages()
+    truths = [true_value(policy, 1_000, "Pendulum-v1", SWING) for policy in stages]
+    rows, data = [], {}
+    for quality in ("medium", "mixed"):
+        episodes = load_dataset(f"pendulum/{quality}-v0").episodes
+        estimates: dict[str, list[float]] = {name: [] for name in ESTIMATOR_NAMES}
+        for policy in stages:
+            drawing = Seeds(0).torch("target's actions")
+            log = Trajectories.from_episodes(episodes, policy, gamma=SWING, generator=drawing)
+            found = assess(log, ESTIMATOR_NAMES, seeds=Seeds(0), resamples=200)
+            for name in ESTIMATOR_NAMES:
+                estimates[name].append(found.values[name].estimate)
+            print(quality, {name: round(values[-1], 1) for name, values in estimates.items()}, flush=True)
+        rows += [_ranked(quality, name, estimates[name], truths) for name in ESTIMATOR_NAMES]
+        data[quality] = {"estimates": estimates, "truths": truths}
+    body = (
+        f"Ten stages of one soft actor-critic on Pendulum-v1, drawing actions from their own spread, judged by the 250 "
+        f"episodes of a log that another one wrote (the logs of chapter 5), gamma {SWING}. Their true values, from 1,000 "
+        f"episodes each, lie between {min(truths):.1f} and {max(truths):.1f}.\n\n" + markdown_table(RANKED, rows)
+    )
+    write_result("ope_ranking_pendulum", body, command="python benchmarks/off_policy.py pendulum", data=data)
+
+
+RANKED = ["log", "estimator", "rank correlation", "root mean squared error", "regret at 1", "regret at 3"]
+
+
+def _ranked(quality: str, name: str, estimates: list[float], truths: list[float]) -> list[str]:
+    error = np.sqrt(np.mean((np.array(estimates) - truths) ** 2))
+    return [
+        quality,
+        name,
+        f"{rank_correlation(estimates, truths):.2f}",
+        f"{error:.1f}",
+        f"{regret_at_k(estimates, truths, 1):.1f}",
+        f"{regret_at_k(estimates, truths, 3):.1f}",
+    ]
+
+
+def ten_stages() -> list[SquashedGaussianPolicy]:
+    """Evenly spaced in what they earn, between a learner's worst look and its best."""
+    life = live("Pendulum-v1", author_settings("Pendulum-v1"), Seeds(31), "cpu")
+    looks = sorted(life.looks, key=lambda look: look.earned)
+    wanted = np.linspace(looks[0].earned, looks[-1].earned, STAGES)
+    chosen: list[int] = []
+    for earned in wanted:
+        left = [index for index in range(len(looks)) if index not in chosen]
+        chosen.append(min(left, key=lambda index: abs(looks[index].earned - earned)))
+    return [looks[index].policy for index in sorted(chosen)]
 
 
 def ten_policies() -> list[DiscretePolicy]:
@@ -162,15 +212,15 @@ def ten_policies() -> list[DiscretePolicy]:
     return kept
 
 
-def true_value(policy: DiscretePolicy, count: int = 4_000) -> float:
+def true_value(policy: Policy, count: int = 4_000, env_id: str = "CartPole-v1", gamma: float = GAMMA) -> float:
     """The mean discounted return of ``count`` episodes in the environment itself."""
-    env = make("CartPole-v1", count, seeds=Seeds(77))
+    env = make(env_id, count, seeds=Seeds(77))
     generator = Seeds(78).torch("actions")
     obs, running = env.reset(), torch.ones(count, dtype=torch.bool)
     total: Tensor = torch.zeros(count, dtype=torch.float64)
     for t in range(500):
         step = env.step(policy.act(obs, greedy=False, generator=generator))
-        total += GAMMA**t * step.reward * running
+        total += gamma**t * step.reward * running
         running &= ~(step.terminated | step.truncated)
         obs = step.obs
     return float(total.mean())

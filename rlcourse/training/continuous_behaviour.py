@@ -142,7 +142,7 @@ def trained_log(
     settings = author_settings(env_id, training_steps)
     for attempt in range(ATTEMPTS):
         family = seeds.child("author", attempt)
-        life = _live(env_id, settings, family, device, tracker)
+        life = live(env_id, settings, family, device, tracker)
         if not _good(env_id, life):
             continue
         author = life.half_way if quality == "medium" else life.best
@@ -189,7 +189,7 @@ def replay_log(
     )
     for attempt in range(ATTEMPTS):
         recorder = EpisodeRecorder()
-        life = _live(env_id, settings, seeds.child("replay", attempt), device, tracker, recorder)
+        life = live(env_id, settings, seeds.child("replay", attempt), device, tracker, recorder)
         if not _good(env_id, life):
             continue
         story = (
@@ -206,14 +206,15 @@ def _look_every(env_id: str, steps: int) -> int:
     return max(-(-steps // LOOKS), 1 if env_id in NATIVE else LOOK_APART)
 
 
-def _live(
+def live(
     env_id: str,
     settings: OnlineSettings,
     family: Seeds,
     device: torch.device | str,
-    tracker: Tracker | None,
+    tracker: Tracker | None = None,
     recorder: EpisodeRecorder | None = None,
 ) -> Life:
+    """Let soft actor-critic learn on a task, and look at it now and then."""
     loop, config = settings.loop, settings.learner
     assert isinstance(loop, OffPolicyConfig) and isinstance(config, SACConfig)
     env = make(env_id, loop.num_envs, seeds=family, device=device)

@@ -48,7 +48,7 @@ def test_a_learner_that_jumps_over_the_middle_has_no_half_way() -> None:
 @pytest.mark.parametrize(("quality", "wanted"), [("medium", 300), ("expert", 400)])
 def test_the_author_is_chosen_when_its_life_is_over(quality: Any, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = life(-1_300, -800, -650, -150)
-    monkeypatch.setattr(continuous_behaviour, "_live", lambda *given: found)
+    monkeypatch.setattr(continuous_behaviour, "live", lambda *given: found)
     made = generate("Pendulum-v1", quality, 1_001, seeds=SEEDS)
     assert made.episodes.validate().num_transitions == 1_001
     assert made.details["trained_for_steps"] == wanted
@@ -57,7 +57,7 @@ def test_the_author_is_chosen_when_its_life_is_over(quality: Any, wanted: int, m
 
 
 def test_a_mixed_log_has_the_density_of_whoever_acted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(continuous_behaviour, "_live", lambda *given: life(-700, -150))
+    monkeypatch.setattr(continuous_behaviour, "live", lambda *given: life(-700, -150))
     made = generate("Pendulum-v1", "mixed", 1_001, seeds=SEEDS)
     chances, actions = made.episodes.validate().behaviour_probabilities, made.episodes.actions[:, 0]
     assert chances[:500].tolist() == pytest.approx([0.25] * 500), "the random half comes first"
@@ -73,7 +73,7 @@ def test_a_mixed_log_has_the_density_of_whoever_acted(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("earned", [(-1_300, -1_250), (-1_100, -700, -300), (-1_100, -100)], ids=str)
 def test_learners_that_never_get_there_are_an_error(earned: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     # Worse than chance; better, and not what counts as solved; good, and never half way.
-    monkeypatch.setattr(continuous_behaviour, "_live", lambda *given: life(*earned))
+    monkeypatch.setattr(continuous_behaviour, "live", lambda *given: life(*earned))
     with pytest.raises(TrainingDivergedError, match="None of 3 learners on Pendulum-v1") as caught:
         generate("Pendulum-v1", "medium", 100, seeds=SEEDS)
     assert "--training-steps" in caught.value.mend

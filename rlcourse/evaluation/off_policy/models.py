@@ -257,8 +257,8 @@ class _Counted:
         return QNetwork(seen.mean(0), seen.std(0), hidden, self.future.shape[-1])
 
     def of(self, network: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
-        values: Tensor = taken(network(obs), action)
-        return values
+        values: Tensor = network(obs)
+        return taken(values, action)
 
     def taken(self, network: nn.Module, obs: Tensor, episodes: Tensor, bounds: tuple[float, float]) -> Tensor:
         values: Tensor = network(obs).clamp(*bounds)
@@ -302,7 +302,8 @@ class _Drawn:
 
     def _mean(self, network: nn.Module, obs: Tensor, action: Tensor, bounds: tuple[float, float]) -> Tensor:
         values: Tensor = network(obs.flatten(0, -2), action.flatten(0, -2)).clamp(*bounds)
-        return values.mean(0).unflatten(0, action.shape[:-1])
+        both: Tensor = values.mean(0).unflatten(0, action.shape[:-1])
+        return both
 
     def _terms(self, action: Tensor) -> Tensor:
         scaled = ((action - self._actions.centre) / self._actions.half_range.clamp_min(1e-6)).double()
