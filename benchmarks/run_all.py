@@ -22,6 +22,7 @@ BENCHMARKS = (
     ("off_policy.py", "speed"),
     ("off_policy.py", "ranking"),
     ("off_policy.py", "pendulum"),
+    ("serving.py",),
     ("continuous.py", "speed"),
     ("continuous.py", "study"),
     ("datasets.py",),
