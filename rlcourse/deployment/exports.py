@@ -1,13 +1,13 @@
 """A saved policy in the forms that other programs run.
 
-========== ================= ==============================================================
-form       file              who runs it
-========== ================= ==============================================================
-numpy      policy.zip        the artifact as one file, for :class:`NumpyPolicy`: no torch
-torch      policy.pt2        ``torch.export``: ahead-of-time compilers, other devices
-onnx       policy.onnx       onnxruntime and everything that reads ONNX
-torchscript policy.pt        TorchServe, and nothing else
-========== ================= ==============================================================
+=========== ================= ==============================================================
+form        file              who runs it
+=========== ================= ==============================================================
+numpy       policy.zip        the artifact as one file, for :class:`NumpyPolicy`: no torch
+torch       policy.pt2        ``torch.export``: ahead-of-time compilers, other devices
+onnx        policy.onnx       onnxruntime and everything that reads ONNX
+torchscript policy.pt         TorchServe, and nothing else
+=========== ================= ==============================================================
 
 Each is checked against the policy itself before it is in its place (:mod:`rlcourse.deployment.parity`).
 """

@@ -28,6 +28,12 @@ def sample_actions(probabilities: Tensor, generator: torch.Generator | None = No
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
 
 
+def outside(action: Tensor, actions: ContinuousActions) -> Tensor:
+    """``(B, K)`` to ``(B,)`` bool: beyond a bound by more than rounding may have done."""
+    slack = 1e-6 * torch.maximum(actions.low.abs(), actions.high.abs())
+    return ((action < actions.low - slack) | (action > actions.high + slack)).any(-1)
+
+
 class CategoricalPolicy:
     """Samples from the softmax of a network's logits; greedy takes the largest."""
 
@@ -164,15 +170,17 @@ class SquashedGaussianPolicy:
 
     @torch.no_grad()
     def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
-        """``(B, D)`` and ``(B, K)`` to ``(B,)``, in the actions' own units.
+        """``(B, D)`` and ``(B, K)`` to ``(B,)``, in the actions' own units; minus infinity outside the bounds.
 
-        An action that rounding has put on its bound counts as the last number before it.
+        An action that rounding has put on its bound counts as the last number before it. Near the bounds a float32 action
+        says little of what it was before it was squeezed: beyond seven spreads the error can exceed 1.
         """
         mean, log_std = self.head(obs).chunk(2, -1)
         scaled = ((action - self._centre) / self._half).double()
         unsquashed = torch.atanh(scaled.clamp(-self.INSIDE, self.INSIDE)).float()
         log_probability = gaussian_log_probability(mean, log_std.clamp(*self.LOG_STD), unsquashed)
-        return log_probability - squashing_correction(unsquashed) - self._half.log().sum()
+        inside = log_probability - squashing_correction(unsquashed) - self._half.log().sum()
+        return inside.masked_fill(outside(action, self.actions), -math.inf)
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``(count, K)`` standard normal numbers, what :meth:`sample_by` turns into actions."""
@@ -205,8 +213,9 @@ class UniformBoxPolicy:
         return self.sample(obs, generator)[0]
 
     def log_density(self, obs: Tensor, action: Tensor) -> Tensor:
-        """``(B, D)`` and ``(B, K)`` to ``(B,)``: the same everywhere, in the actions' own units."""
-        return -(2.0 * self.actions.half_range).log().sum().expand(action.shape[0])
+        """``(B, D)`` and ``(B, K)`` to ``(B,)``, in the actions' own units; minus infinity outside the bounds."""
+        even = -(2.0 * self.actions.half_range).log().sum().expand(action.shape[0])
+        return even.masked_fill(outside(action, self.actions), -math.inf)
 
     def sample(self, obs: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """``(B, D)`` to ``(B, K)`` actions and ``(B,)`` log-densities over the actions scaled to (-1, 1): ``-K ln 2``."""

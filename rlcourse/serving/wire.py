@@ -14,7 +14,7 @@ import numpy as np
 from rlcourse.serving.policies import Booleans, Floats
 from rlcourse.serving.refusals import Refused
 
-Kind = TypeVar("Kind")
+S = TypeVar("S")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+\Z")]
 Raw = msgspec.Raw
 NULL = msgspec.Raw(b"null")
@@ -112,7 +112,7 @@ _ONE_MASK = msgspec.json.Decoder(list[bool])
 _MANY_MASKS = msgspec.json.Decoder(list[list[bool]])
 
 
-def decoder(kind: type[Kind]) -> Callable[[bytes], Kind]:
+def decoder(kind: type[S]) -> Callable[[bytes], S]:
     """A function from a body's bytes to ``kind``.
 
     Raises (the function):
@@ -120,7 +120,7 @@ def decoder(kind: type[Kind]) -> Callable[[bytes], Kind]:
     """
     decode = msgspec.json.Decoder(kind).decode
 
-    def read(body: bytes) -> Kind:
+    def read(body: bytes) -> S:
         try:
             return decode(body)
         except msgspec.ValidationError as error:

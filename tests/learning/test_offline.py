@@ -67,3 +67,29 @@ def test_on_the_log_of_one_author_neither_is_worse_than_cloning(quality: str, up
     bc, cql, iql = rows(compared(quality, tmp_path, transitions=50_000, seeds=3, updates=updates))
     assert cql["ci_high"] >= bc["ci_low"] - GRACE
     assert iql["ci_high"] >= bc["ci_low"] - GRACE
+
+
+def test_on_a_pendulum_two_learners_leave_the_clone_of_a_half_noisy_log_behind(tmp_path: Path) -> None:
+    shared, report = ["--root", str(tmp_path / "data")], tmp_path / "report.json"
+    words = ["--env", "Pendulum-v1", "--quality", "mixed", "--transitions", "50000"]
+    assert main(["offline", "generate", *words, *shared]) == 0
+    words = [
+        "--dataset",
+        "pendulum/mixed-v0",
+        "--seeds",
+        "3",
+        "--output",
+        str(tmp_path / "runs"),
+        "--json",
+        str(report),
+    ]
+    chosen = ["--algorithms", "bc", "iql", "td3-bc", "--iql.tau", "0.9", "--iql.inverse-temperature", "3"]
+    length = ["--n-step", "1", "--updates", "5000", "--eval-every", "5000", "--td3-bc.alpha", "10"]
+    assert main(["offline", "compare", *words, *chosen, *length, *shared]) == 0
+    content: dict[str, Any] = json.loads(report.read_text())
+    bc, iql, td3_bc = (
+        next(row for row in content["summary"] if row["algorithm"] == n) for n in ("bc", "iql", "td3-bc")
+    )
+    assert iql["ci_low"] > bc["ci_high"]
+    assert td3_bc["ci_low"] > bc["ci_high"]
+    assert content["verdict"]["better_than_baseline"]

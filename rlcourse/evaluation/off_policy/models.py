@@ -206,7 +206,15 @@ def step_weights(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) ->
 
     Returns:
         ``(N, T)``, 0 where there was no step. Some may come out negative, which no ratio is: a sign that the features are poor.
+
+    Raises:
+        DatasetInvalidError: the target policy has no density.
     """
+    if not log.weighable:
+        raise DatasetInvalidError(
+            "A deterministic policy over continuous actions has no density, so there is no ratio for the weights to be.",
+            mend="Use fqe or linear, or give the policy a spread.",
+        )
     model = linear_model(log, features, ridge=ridge)
     everything = torch.ones(1, log.num_episodes, dtype=torch.float64)
     alpha = _solve(model.system(everything).mT, everything @ model.start).flatten()

@@ -52,14 +52,21 @@ class Trajectories:
         """``(N, T)`` products of ratios up to and with each step.
 
         Raises:
-            DatasetInvalidError: the target policy has no density.
+            DatasetInvalidError: the target policy has no density, or a product is too large to be a number.
         """
         if not self.weighable:
             raise DatasetInvalidError(
                 "A deterministic policy over continuous actions has no density, so no logged action can be weighed.",
-                mend="Use an estimator that asks a model what it would have done: fqe, linear, mis or mdr.",
+                mend="Use an estimator that asks a model what it would have done, fqe or linear; or give the policy a spread.",
             )
-        return cumulative_ratios(step_ratios(self.target, self.behaviour, self.mask))
+        products = cumulative_ratios(step_ratios(self.target, self.behaviour, self.mask))
+        overflown = int((~products.isfinite()).any(-1).sum())
+        if overflown:
+            raise DatasetInvalidError(
+                f"In {overflown} episodes the product of {self.horizon} ratios is too large to be a number.",
+                mend="The two policies are too far apart to weigh whole episodes; use fqe, linear or mdr.",
+            )
+        return products
 
     def returns(self) -> Tensor:
         """``(N,)`` what each episode paid, discounted: what the *behaviour* policy is worth, on average."""
@@ -172,10 +179,16 @@ class Trajectories:
             ("propensities that are infinite", ~self.behaviour.isfinite()),
             ("target probabilities that are negative or no number", ~((self.target >= 0) & self.target.isfinite())),
             ("rewards that are no number", ~self.reward.isfinite()),
+            *(
+                (f"{what} that are no number", ~values.isfinite().flatten(2).all(-1))
+                for what, values in (("actions", self.action), ("actions of the target policy", self.drawn))
+                if values is not None and values.dim() > 2
+            ),
         ):
-            if bool(wrong[there].any()):
+            wrong = wrong[:, : self.horizon] & there
+            if bool(wrong.any()):
                 raise DatasetInvalidError(
-                    f"The log has {problem} ({int(wrong[there].sum())} steps).",
+                    f"The log has {problem} ({int(wrong.sum())} steps).",
                     mend="Find out how it was written; nothing can be estimated from it.",
                 )
         return self

@@ -156,10 +156,10 @@ def test_a_fitted_network_comes_near_the_value_of_the_target_and_not_of_the_logg
 
 def test_a_deterministic_policy_cannot_be_weighed_and_is_not_promoted() -> None:
     log = laid(200, 5, seed=5, policy=DeterministicPolicy(lambda obs: -0.5 * obs))
-    for name in ("is", "wis", "pdis", "wpdis", "dr", "wdr"):
+    for name in ("is", "wis", "pdis", "wpdis", "dr", "wdr", "mis", "mdr"):
         with pytest.raises(DatasetInvalidError, match="no density"):
             assess(log, [name], seeds=Seeds(0), fqe=FQEConfig(updates=2))
-    found = assess(log, ["linear", "mdr"], seeds=Seeds(0), fqe=FQEConfig(updates=20), resamples=100)
+    found = assess(log, ["linear", "fqe"], seeds=Seeds(0), fqe=FQEConfig(updates=20), resamples=100)
     assert found.diagnostics.effective_sample_size == 0.0 and found.diagnostics.zero_share == 1.0
     logger = logger_value(log, seeds=Seeds(0), resamples=100)
     answer = judge({"new": found.values["linear"]}, logger, {"new": found.diagnostics}, Demands(), basis="episodes")
@@ -225,11 +225,46 @@ def spoiled(**changes: Tensor | np.ndarray) -> Episodes:
         (lambda: spoiled(behaviour_probabilities=np.full(20, np.nan, dtype=np.float32)), TARGET, "not logged"),
         (lambda: spoiled(rewards=np.full(20, np.nan, dtype=np.float32)), TARGET, "no number"),
         (lambda: spoiled(actions=np.zeros(20, dtype=np.int64)), TARGET, "counts its actions"),
+        (
+            lambda: spoiled(actions=np.full((20, 1), np.nan, dtype=np.float32)),
+            UniformBoxPolicy(ACTIONS),
+            "actions that",
+        ),
+        (lambda: spoiled(), DeterministicPolicy(lambda obs: obs * math.nan), "actions of the target policy that"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(episodes: Callable[[], Episodes], policy: Policy, problem: str) -> None:
     with pytest.raises(DatasetInvalidError, match=problem):
         Trajectories.from_episodes(episodes(), policy, gamma=GAMMA)
+
+
+def test_what_the_target_could_never_have_done_weighs_nothing() -> None:
+    """Even actions over (-5, 5), judged for even ones over (-2, 2): two in five count, at 2.5 each, and the mean is 1."""
+    count = 20_000
+    action = 10 * torch.rand(count, 1, generator=Seeds(0).torch("actions")) - 5
+    log = Episodes(
+        observations=np.zeros((2 * count, 1), dtype=np.float32),
+        actions=action.numpy(),
+        rewards=np.ones(count, dtype=np.float32),
+        lengths=np.ones(count, dtype=np.int64),
+        terminated=np.ones(count, dtype=bool),
+        behaviour_probabilities=np.full(count, 0.1, dtype=np.float32),
+    )
+    narrow = ContinuousActions(torch.tensor([-2.0]), torch.tensor([2.0]))
+    weights = Trajectories.from_episodes(log, UniformBoxPolicy(narrow), gamma=1.0).cumulative()[:, -1]
+    assert sorted(weights.unique().tolist()) == pytest.approx([0.0, 2.5])
+    assert float(weights.mean()) == pytest.approx(1.0, abs=4 * 1.23 / math.sqrt(count))
+    squashed = SquashedGaussianPolicy(lambda obs: torch.zeros(len(obs), 2), narrow)
+    outside = squashed.log_density(torch.zeros(2, 1), torch.tensor([[2.1], [-2.0]])).isinf()
+    assert outside.tolist() == [True, False]
+
+
+def test_products_too_large_for_a_number_say_so() -> None:
+    log = Trajectories.from_arrays(
+        target=np.full((3, 400), 10.0), behaviour=np.full((3, 400), 1.0), reward=np.ones((3, 400))
+    )
+    with pytest.raises(DatasetInvalidError, match="too large to be a number"):
+        log.cumulative()
 
 
 def test_one_episode_says_so() -> None:
