@@ -204,6 +204,7 @@ def test_a_checkpoint_brings_everything_back_the_targets_included(name: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("name", ["cql", "iql", "td3-bc"])
 def test_compiled_steps_are_plain_ones(name: str) -> None:
     learners: list[Learner] = []
