@@ -2,6 +2,7 @@
 
     python benchmarks/continuous.py speed     writes book/results/continuous_speed.md
     python benchmarks/continuous.py study     writes book/results/continuous_study.md
+    python benchmarks/continuous.py caution   writes book/results/continuous_alpha.md
 
 Speed: updates per second at the network sizes that CORL uses (IQL two hidden layers of 256, CQL three, with ten sampled
 actions from each of three sources), batch 256, one thread each, in turn, several rounds in one go. The log is random
@@ -14,14 +15,14 @@ import argparse
 import json
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from cql import PEER, ROOT, make_peer, rate
-from results import markdown_table, write_result
+from offline_study import compare
+from results import COMPARED, compared_rows, markdown_table, write_result
 
 from rlcourse.algorithms.cql_continuous import ContinuousCQL, ContinuousCQLConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
@@ -35,8 +36,8 @@ BATCH, SIZES, LOG = 256, (11, 3), 10_000
 HIDDEN = {"iql": (256, 256), "cql": (256, 256, 256)}
 COUNTS = {"iql": 300, "cql": 25}
 """Updates that are timed in one round."""
-RUNS = Path("runs") / "continuous"
 QUALITIES = ("medium", "mixed")
+ALPHAS = (0, 1, 10, 50)
 WORDS = """
 --n-step 1 --updates 6000 --eval-every 3000 --iql.tau 0.9 --iql.inverse-temperature 3
 --td3-bc.alpha 10 --cql-continuous.alpha 10 --cql-continuous.samples 4
@@ -47,14 +48,14 @@ SETTINGS = tuple(WORDS.split())
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "study"))
+    parser.add_argument("part", choices=("speed", "study", "caution"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
     arguments = parser.parse_args()
     command = f"python benchmarks/continuous.py {arguments.part}"
-    if arguments.part == "study":
-        study(arguments.seeds, command)
+    if arguments.part != "speed":
+        (study if arguments.part == "study" else caution)(arguments.seeds, command)
         return 0
     if not arguments.peer_python.exists():
         make_peer()
@@ -124,42 +125,46 @@ def peer(python: Path, *words: str) -> float:
 
 def study(seeds: int, command: str) -> None:
     """Every method on a middling log and on one that is half noise, with one set of settings for both."""
-    reports = {quality: compare(quality, seeds) for quality in QUALITIES}
-    rows = [
-        [
-            quality,
-            row["algorithm"].upper(),
-            f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]",
-            f"{row['best_iqm']:.0f}",
-            "" if row["improvement_over_bc"] is None else f"{row['improvement_over_bc']['estimate']:.2f}",
-        ]
-        for quality, report in reports.items()
-        for row in report["summary"]
-    ]
-    header = ["log", "method", "last: IQM [95 % interval]", "best: IQM", "P(a run beats a BC run)"]
+    reports = {quality: compared(quality, seeds, ("bc", "cql", "iql", "td3-bc")) for quality in QUALITIES}
     body = (
         f"Greedy returns on Pendulum-v1, 50,000 transitions a log, {seeds} seeds, one set of settings for both logs "
         f"(`{' '.join(SETTINGS)}`, else the defaults). SAC reaches about -150, doing nothing sensible -1,200.\n\n"
-        + markdown_table(header, rows)
+        + markdown_table(COMPARED, compared_rows(reports))
     )
     write_result("continuous_study", body, command=command, data={"reports": reports})
 
 
-def compare(quality: str, seeds: int) -> dict[str, Any]:
-    """The report of ``rlcourse offline compare``."""
+def caution(seeds: int, command: str) -> None:
+    """What the weight of the conservative penalty does on a log that leaves much out, and on one that does not."""
+    found = {
+        (quality, alpha): compared(quality, seeds, ("bc", "cql"), "--cql-continuous.alpha", str(alpha))
+        for quality in QUALITIES
+        for alpha in ALPHAS
+    }
+    rows = []
+    for quality in QUALITIES:
+        for label, report, number in (
+            ("BC", found[quality, ALPHAS[0]], 0),
+            *((f"CQL, alpha {alpha}", found[quality, alpha], 1) for alpha in ALPHAS),
+        ):
+            row = report["summary"][number]
+            rows.append([quality, label, f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]"])
+    body = (
+        f"The same returns over {seeds} seeds, with another weight of the conservative penalty.\n\n"
+        + markdown_table(["log", "method", "last: IQM [95 % interval]"], rows)
+    )
+    reports = {f"{quality}, alpha {alpha}": report for (quality, alpha), report in found.items()}
+    write_result("continuous_alpha", body, command=command, data={"reports": reports})
+
+
+def compared(quality: str, seeds: int, algorithms: tuple[str, ...], *options: str) -> dict[str, Any]:
+    """The report of ``rlcourse offline compare`` on a pendulum's log, which is made on first use."""
     name = f"pendulum/{quality}-v0"
     if name not in list_datasets():
         words = ["--env", "Pendulum-v1", "--quality", quality, "--transitions", "50000"]
         if rlcourse(["offline", "generate", *words]):
             raise SystemExit(1)
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        words = ["--dataset", name, "--seeds", str(seeds), "--output", str(RUNS / quality), "--json", str(report)]
-        algorithms = ["--algorithms", "bc", "cql", "iql", "td3-bc"]
-        if rlcourse(["offline", "compare", *words, *algorithms, *SETTINGS]):
-            raise SystemExit(1)
-        content: dict[str, Any] = json.loads(report.read_text())
-    return content
+    return compare(name, seeds, algorithms, *SETTINGS, *options)
 
 
 if __name__ == "__main__":

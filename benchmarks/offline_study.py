@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from results import markdown_table, write_result
+from results import COMPARED, compared_rows, markdown_table, write_result
 
 from rlcourse.experience.names import list_datasets
 from rlcourse.recipes.command_line import main as rlcourse
@@ -84,21 +84,9 @@ def main() -> int:
 def study(seeds: int, command: str) -> None:
     """Four data sets with the defaults."""
     reports = {quality: compare(dataset(quality, 0), seeds) for quality in ("replay", "mixed", "medium", "expert")}
-    rows = [
-        [
-            quality,
-            row["algorithm"].upper(),
-            f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]",
-            f"{row['best_iqm']:.0f}",
-            "" if row["improvement_over_bc"] is None else f"{row['improvement_over_bc']['estimate']:.2f}",
-        ]
-        for quality, report in reports.items()
-        for row in report["summary"]
-    ]
-    header = ["log", "method", "last: IQM [95 % interval]", "best: IQM", "P(a run beats a BC run)"]
     body = (
         f"Greedy returns on CartPole-v1 (500 is the most there is), {TRANSITIONS:,} transitions a log, "
-        f"{seeds} seeds, one set of defaults for all logs.\n\n" + markdown_table(header, rows)
+        f"{seeds} seeds, one set of defaults for all logs.\n\n" + markdown_table(COMPARED, compared_rows(reports))
     )
     write_result("offline_study", body, command=command, data={"reports": reports})
 

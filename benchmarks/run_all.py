@@ -25,6 +25,7 @@ BENCHMARKS = (
     ("serving.py",),
     ("continuous.py", "speed"),
     ("continuous.py", "study"),
+    ("continuous.py", "caution"),
     ("datasets.py",),
     ("grading.py",),
     ("tuning.py",),

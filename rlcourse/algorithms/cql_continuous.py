@@ -36,6 +36,7 @@ from rlcourse.networks import (
     frozen_copy,
     polyak_update_,
 )
+from rlcourse.objectives.policies import soft_policy_loss, temperature_loss
 from rlcourse.objectives.values import bellman_target, half_squared_error, sampled_log_sum_exp
 from rlcourse.vocabulary import Batch, ContinuousActions, Metrics, TaskSpec
 
@@ -150,13 +151,11 @@ class ContinuousCQL:
         gap = sampled_log_sum_exp(values[:, 1:].transpose(1, 2), density.T) - q  # (2, B)
         penalty = gap.mean(-1).sum()
 
-        frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}
-        judged = torch.func.functional_call(self.q, frozen, (batch.obs, action[0]))  # through Q, not into its weights
-        policy_loss = (temperature * log_density[0] - judged.amin(0)).mean()
+        judged = self.q.through(batch.obs, action[0]).amin(0)
+        policy_loss = soft_policy_loss(log_density[0], judged, temperature).mean()
         entropy = -log_density[0].detach().mean()
-        temperature_loss = self.log_temperature * (entropy - self.target_entropy)
 
-        loss = td_loss + policy_loss + temperature_loss
+        loss = td_loss + policy_loss + temperature_loss(self.log_temperature, entropy, self.target_entropy)
         if config.lagrange_gap is None:
             alpha = torch.full_like(temperature, config.alpha)
         else:

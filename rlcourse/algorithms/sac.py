@@ -32,6 +32,7 @@ from rlcourse.networks import (
     frozen_copy,
     polyak_update_,
 )
+from rlcourse.objectives.policies import soft_policy_loss, temperature_loss
 from rlcourse.objectives.values import bellman_target, half_squared_error
 from rlcourse.vocabulary import Batch, ContinuousActions, Metrics, TaskSpec
 
@@ -116,16 +117,15 @@ class SAC:
         q_loss = half_squared_error(q, target).mean(-1).sum()
 
         action, log_probability = self._policy.sample_by(batch.obs, noise)
-        frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}
-        judged = torch.func.functional_call(self.q, frozen, (batch.obs, action))  # through Q, and not into its weights
-        policy_loss = (temperature * log_probability - judged.amin(0)).mean()
+        judged = self.q.through(batch.obs, action).amin(0)
+        policy_loss = soft_policy_loss(log_probability, judged, temperature).mean()
 
         entropy = -log_probability.detach().mean()
-        temperature_loss = self.log_temperature * (entropy - self.target_entropy)
+        entropy_loss = temperature_loss(self.log_temperature, entropy, self.target_entropy)
 
         # Each weight is in one of the three alone, so the gradient of the sum is all three gradients.
         kept = (q_loss.detach(), policy_loss.detach(), temperature, entropy, q.detach().mean())
-        return q_loss + policy_loss + temperature_loss, kept
+        return q_loss + policy_loss + entropy_loss, kept
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""

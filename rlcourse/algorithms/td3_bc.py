@@ -118,8 +118,7 @@ class TD3BC:
 
     def _policy_loss(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         action = self.actor(batch.obs)
-        frozen = {name: weight.detach() for name, weight in self.q.named_parameters()}
-        q = torch.func.functional_call(self.q, frozen, (batch.obs, action))[0]  # (B,) through Q, not into its weights
+        q = self.q.through(batch.obs, action)[0]  # (B,)
         distance = ((action - batch.action) / self._half).square().mean()
         loss = distance - self.config.alpha * normalised_gain(q).mean()
         return loss, (loss.detach(), distance.detach())

@@ -236,6 +236,12 @@ class TwinActionQNetwork(TwinMLP):
         values: Tensor = self(obs, action)
         return values
 
+    def through(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The same with gradients that go through the network into the actions, and not into its weights."""
+        still = {name: weight.detach() for name, weight in self.named_parameters()}
+        values: Tensor = torch.func.functional_call(self, still, (obs, action))
+        return values
+
 
 def twin_q(spec: TaskSpec, hidden: Sequence[int]) -> TwinQNetwork | TwinActionQNetwork:
     """Fresh twin Q-networks for actions of either kind."""

@@ -193,6 +193,43 @@ def clipped_surrogate(
     return torch.minimum(ratio * advantage, near * advantage)
 
 
+def soft_policy_loss(log_probability: Tensor, q: Tensor, temperature: Tensor) -> Tensor:
+    r"""What a policy that is paid for keeping an open mind goes down: :math:`\alpha \log \pi(a \mid s) - Q(s, a)`.
+
+    Haarnoja et al. (2018), "Soft actor-critic algorithms and applications", equation 9, before the mean.
+
+    Args:
+        log_probability: ``(B,)`` of actions drawn from the policy, with gradients.
+        q: ``(B,)`` values of those actions, with gradients into the actions alone.
+        temperature: ``()``, alpha: what a nat of entropy is worth, in reward. No gradient.
+
+    Returns:
+        ``(B,)``.
+
+    Worked number: log-probability -1, value 3 and temperature 0.5 give -3.5.
+    """
+    return temperature * log_probability - q
+
+
+def temperature_loss(log_temperature: Tensor, entropy: Tensor, target_entropy: float) -> Tensor:
+    r"""Raises the temperature while the policy is surer than it should be, and lowers it while it is less:
+    :math:`\log \alpha\, (\mathcal H - \bar{\mathcal H})`.
+
+    Haarnoja et al. (2018), equation 18, with the logarithm of alpha in place of alpha, as in the authors' code.
+
+    Args:
+        log_temperature: ``()``, learned.
+        entropy: ``()``, of the policy, in nats. No gradient.
+        target_entropy: the one aimed at.
+
+    Returns:
+        ``()``.
+
+    Worked number: log-temperature 2, entropy -3 and target -1 give -4; going down it, the temperature rises.
+    """
+    return log_temperature * (entropy - target_entropy)
+
+
 def normalised_gain(q: Tensor) -> Tensor:
     r"""Values in units of their own size: :math:`Q / \mathbb E|Q|`, the divisor without a gradient.
 

@@ -21,7 +21,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("offline", "generate"): ("rlcourse.recipes.offline_generate:Generate", "make a data set by acting"),
     ("offline", "import"): ("rlcourse.recipes.offline_import:Import", "take in a log that somebody else wrote"),
     ("offline", "describe"): ("rlcourse.recipes.offline_describe:Describe", "show what a data set holds"),
-    ("offline", "train"): ("rlcourse.recipes.offline_train:Train", "train BC, CQL or IQL on a data set"),
+    ("offline", "train"): ("rlcourse.recipes.offline_train:Train", "train BC, CQL, IQL or TD3+BC on a data set"),
     ("offline", "compare"): ("rlcourse.recipes.offline_compare:Compare", "train several and compare with intervals"),
     ("ope",): ("rlcourse.recipes.ope:Ope", "judge policies by a log that another wrote"),
     ("benchmark",): ("rlcourse.recipes.benchmark:Benchmark", "compare algorithms on environments, over many trials"),

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -136,6 +136,36 @@ class _Rules:
     def next_id(self) -> str:
         return next(self._ids)
 
+    def exchange(
+        self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]
+    ) -> Generator[tuple[bytes, float], httpx.Response | httpx.TransportError | TimeoutError, Answer]:
+        """Yields what to send and the seconds left for it, is told what came of it, returns the answer."""
+        end = self.clock() + self.config.deadline_s
+        request_id = options.get("request_id") or self.next_id()
+        why = "the deadline passed"
+        for _ in range(1 + self.config.retries):
+            if not self.breaker.allow():
+                why = "it has failed too often"
+                break
+            left = end - self.clock()
+            if left <= 0.0:
+                break
+            body = question(observation, **{**options, "request_id": request_id, "deadline_s": left})
+            reply = yield wire.encode(body), left
+            if isinstance(reply, httpx.Response):
+                answer = self.understood(reply)
+                if isinstance(answer, Answer):
+                    return answer
+                why = answer
+                break
+            self.breaker.failed()
+            if isinstance(reply, TimeoutError):
+                break
+            why = type(reply).__name__
+            if not self.may_repeat(reply, body):
+                break
+        return self.without(why, request_id, rows)
+
     def may_repeat(self, error: httpx.TransportError, body: Mapping[str, Any]) -> bool:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
             return True  # nothing was sent
@@ -182,6 +212,11 @@ class _Rules:
         return Answer([action] * rows, None, None, None, request_id, [reason] * rows)
 
 
+def _given(done: StopIteration) -> Answer:
+    answer: Answer = done.value
+    return answer
+
+
 class PolicyClient:
     """Over HTTP, with connections kept open. Use it as a context manager, or close it.
 
@@ -223,31 +258,18 @@ class PolicyClient:
         return self._ask(observations, len(observations), options)
 
     def _ask(self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]) -> Answer:
-        rules = self._rules
-        end = rules.clock() + rules.config.deadline_s
-        request_id = options.get("request_id") or rules.next_id()
-        why = "the deadline passed"
-        for _ in range(1 + rules.config.retries):
-            if not rules.breaker.allow():
-                why = "it has failed too often"
-                break
-            left = end - rules.clock()
-            if left <= 0.0:
-                break
-            body = question(observation, **{**options, "request_id": request_id, "deadline_s": left})
-            try:
-                answer = rules.understood(self._http.post(rules.path, content=wire.encode(body), timeout=left))
-            except httpx.TransportError as error:
-                rules.breaker.failed()
-                why = f"{type(error).__name__}"
-                if rules.may_repeat(error, body):
-                    continue
-                break
-            if isinstance(answer, Answer):
-                return answer
-            why = answer
-            break
-        return rules.without(why, request_id, rows)
+        exchange = self._rules.exchange(observation, rows, options)
+        try:
+            content, left = next(exchange)
+            while True:
+                reply: httpx.Response | httpx.TransportError
+                try:
+                    reply = self._http.post(self._rules.path, content=content, timeout=left)
+                except httpx.TransportError as error:
+                    reply = error
+                content, left = exchange.send(reply)
+        except StopIteration as done:
+            return _given(done)
 
     def reward(self, request_id: str, reward: float, **more: Any) -> None:
         """What an action led to; waits up to ten deadlines, and may be sent twice, which joins as once.
@@ -314,36 +336,19 @@ class AsyncPolicyClient:
         return await self._ask(observations, len(observations), options)
 
     async def _ask(self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]) -> Answer:
-        rules = self._rules
-        end = rules.clock() + rules.config.deadline_s
-        request_id = options.get("request_id") or rules.next_id()
-        why = "the deadline passed"
-        for _ in range(1 + rules.config.retries):
-            if not rules.breaker.allow():
-                why = "it has failed too often"
-                break
-            left = end - rules.clock()
-            if left <= 0.0:
-                break
-            body = question(observation, **{**options, "request_id": request_id, "deadline_s": left})
-            try:
-                async with asyncio.timeout(left):  # httpx's own limits are for each read, not for all of them
-                    response = await self._http.post(rules.path, content=wire.encode(body), timeout=left)
-                answer = rules.understood(response)
-            except TimeoutError:
-                rules.breaker.failed()
-                break
-            except httpx.TransportError as error:
-                rules.breaker.failed()
-                why = f"{type(error).__name__}"
-                if rules.may_repeat(error, body):
-                    continue
-                break
-            if isinstance(answer, Answer):
-                return answer
-            why = answer
-            break
-        return rules.without(why, request_id, rows)
+        exchange = self._rules.exchange(observation, rows, options)
+        try:
+            content, left = next(exchange)
+            while True:
+                reply: httpx.Response | httpx.TransportError | TimeoutError
+                try:
+                    async with asyncio.timeout(left):  # httpx's own limits are for each read, not for all of them
+                        reply = await self._http.post(self._rules.path, content=content, timeout=left)
+                except (httpx.TransportError, TimeoutError) as error:
+                    reply = error
+                content, left = exchange.send(reply)
+        except StopIteration as done:
+            return _given(done)
 
     async def reward(self, request_id: str, reward: float, **more: Any) -> None:
         """See :meth:`PolicyClient.reward`; asked once."""

@@ -35,7 +35,10 @@ from rlcourse.objectives.policies import (
     masked_logits,
     negative_log_likelihood,
     normalised_advantages,
+    normalised_gain,
+    soft_policy_loss,
     squashing_correction,
+    temperature_loss,
 )
 from rlcourse.objectives.returns import discounted_returns, discounts, generalised_advantages, n_step_rewards
 from rlcourse.objectives.values import (
@@ -43,7 +46,10 @@ from rlcourse.objectives.values import (
     conservative_penalty,
     double_q_value,
     expectile_loss,
+    half_squared_error,
+    sampled_log_sum_exp,
     squared_td_error,
+    taken,
 )
 
 LN3 = math.log(3.0)
@@ -292,3 +298,27 @@ def test_judging_by_weights() -> None:
     close(expected, [4.0])
     close(resampled_means(tensor([[1.0, 1.0], [3.0, 1.0]]), tensor([[0, 0], [0, 1]])), [2.0, 3.0])
     close(probability_worse(tensor([3.0, 1.0, 2.0, 2.0]), tensor([2.0, 2.0, 2.0, 1.0])), 0.375)
+
+
+def test_values_of_what_was_taken() -> None:
+    q = tensor([[1.0, 3.0]])
+    close(taken(q, tensor([1])), [3.0])
+    close(taken(torch.stack([q, 2 * q]), tensor([1])), [[3.0], [6.0]])
+    close(half_squared_error(tensor([3.0]), tensor([5.0])), [2.0])
+
+
+def test_sampled_log_sum_exp() -> None:
+    close(sampled_log_sum_exp(tensor([[0.0, math.log(3)]]), tensor([[0.5, 0.5]]).log()), [math.log(4)])
+
+
+def test_soft_policies() -> None:
+    close(soft_policy_loss(tensor([-1.0]), tensor([3.0]), tensor(0.5)), [-3.5])
+    log_temperature = tensor(2.0, requires_grad=True)
+    loss = temperature_loss(log_temperature, tensor(-3.0), -1.0)
+    close(loss.detach(), -4.0)
+    loss.backward()
+    assert log_temperature.grad is not None and log_temperature.grad < 0, "a descent raises it: the policy is too sure"
+
+
+def test_normalised_gain() -> None:
+    close(normalised_gain(tensor([-1.0, 3.0])), [-0.5, 1.5])

@@ -16,6 +16,7 @@ from torch.nn import functional
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 from rlcourse.evaluation.off_policy.trajectories import Trajectories
 from rlcourse.networks import Descent, QNetwork, TwinActionQNetwork, frozen_copy, polyak_update_
+from rlcourse.objectives.importance import taken_and_expected
 from rlcourse.objectives.values import bellman_target, taken
 from rlcourse.randomness import Seeds
 from rlcourse.vocabulary import ContinuousActions
@@ -104,8 +105,8 @@ def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -
 
     def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():
-            expected = asking.expected(target, then[index], ahead[index], bounds)  # what was logged is of no account
-            aim = bellman_target(reward[index], discount[index], expected)
+            expected = asking.expected(target, then[index], ahead[index], bounds)
+            aim = bellman_target(reward[index], discount[index], expected.float())
         said = asking.of(network, seen[index], done[index])
         error = (said - aim).square().mean()
         return error, (error.detach(),)
@@ -269,12 +270,11 @@ class _Counted:
         return taken(values, action)
 
     def taken(self, network: nn.Module, obs: Tensor, episodes: Tensor, bounds: tuple[float, float]) -> Tensor:
-        values: Tensor = network(obs).clamp(*bounds)
-        return values.gather(-1, self.action[episodes].unsqueeze(-1)).squeeze(-1)
+        return taken_and_expected(network(obs).clamp(*bounds), self.future[episodes, :-1], self.action[episodes])[0]
 
     def expected(self, network: nn.Module, obs: Tensor, future: Tensor, bounds: tuple[float, float]) -> Tensor:
-        values: Tensor = network(obs).clamp(*bounds)
-        return (future.to(values.dtype) * values).sum(-1)
+        nothing = torch.zeros(obs.shape[:-1], dtype=torch.int64)  # what was logged is of no account here
+        return taken_and_expected(network(obs).clamp(*bounds), future, nothing)[1]
 
     def terms(self) -> tuple[Tensor, Tensor]:
         return functional.one_hot(self.action, self.future.shape[-1]).double(), self.future
