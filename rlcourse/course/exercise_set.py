@@ -79,9 +79,29 @@ class Exercise:
 def all_exercises() -> dict[str, Exercise]:
     """Every exercise by name, in the order of the book."""
     # They import this module.
-    from rlcourse.course import cases_ch02, cases_ch03, cases_ch04, cases_ch05, cases_ch06, cases_ch13
+    from rlcourse.course import (
+        cases_ch02,
+        cases_ch03,
+        cases_ch04,
+        cases_ch05,
+        cases_ch06,
+        cases_ch13,
+        cases_ch14,
+        cases_ch15,
+        cases_ch16,
+    )
 
-    chapters = (cases_ch02, cases_ch03, cases_ch04, cases_ch05, cases_ch06, cases_ch13)
+    chapters = (
+        cases_ch02,
+        cases_ch03,
+        cases_ch04,
+        cases_ch05,
+        cases_ch06,
+        cases_ch13,
+        cases_ch14,
+        cases_ch15,
+        cases_ch16,
+    )
     found = [exercise for chapter in chapters for exercise in chapter.EXERCISES]
     by_name = {exercise.name: exercise for exercise in found}
     assert len(by_name) == len(found), "two exercises share a name"
