@@ -36,6 +36,7 @@ WRITTEN_FROM = (
     "tools/make_exercises.py",
 )
 PAGES = (".md", ".ipynb")
+BIN = Path(sys.executable).parent
 
 
 def files(root: Path, patterns: Iterable[str]) -> list[Path]:
@@ -108,13 +109,31 @@ def complain(faults: list[str]) -> int:
     return 1 if faults else 0
 
 
+def environment() -> dict[str, str]:
+    """For what runs the labs: one thread for each kernel, so that their numbers do not depend on how many cores there are."""
+    found = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **os.environ}
+    found["PATH"] = f"{BIN}{os.pathsep}{found.get('PATH', '')}"
+    return found
+
+
+def run_labs(root: Path, toc: dict[str, Any], *, timeout_s: int) -> None:
+    """Run the labs that are not in the engine's cache, as many at a time as there are cores.
+
+    The engine runs them one after the other. A lab that fails is left to it: it runs the lab again and shows where.
+    """
+    labs = [str(root / f"{name}.ipynb") for name in pages_in_toc(toc) if (root / f"{name}.ipynb").is_file()]
+    cache = root / "_build" / ".jupyter_cache"
+    cache.parent.mkdir(exist_ok=True)
+    jcache, options = str(BIN / "jcache"), ["--executor", "local-parallel", "--timeout", str(timeout_s)]
+    quiet = {"stdout": subprocess.DEVNULL, "env": environment(), "cwd": root}
+    subprocess.run([jcache, "notebook", "-p", str(cache), "add", *labs], input=b"y\n", check=True, **quiet)  # type: ignore[call-overload]
+    subprocess.run([jcache, "project", "-p", str(cache), "execute", *options], **quiet)  # type: ignore[call-overload]
+
+
 def run_engine(root: Path, *, everything: bool) -> int:
     """Jupyter Book, with every warning an error; its exit status."""
-    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(root), "-W", "-n", "--keep-going"]
-    # One thread for each kernel: the numbers of a lab do not depend on how many cores there are.
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **os.environ}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    return subprocess.run([*command, "--all"] if everything else command, cwd=root, env=environment).returncode
+    command = [str(BIN / "jupyter-book"), "build", str(root), "-W", "-n", "--keep-going"]
+    return subprocess.run([*command, "--all"] if everything else command, cwd=root, env=environment()).returncode
 
 
 def build(root: Path, *, fresh: bool) -> int:
@@ -124,7 +143,7 @@ def build(root: Path, *, fresh: bool) -> int:
     if fresh:
         shutil.rmtree(output, ignore_errors=True)
     cut = subprocess.run([sys.executable, str(root / "tools" / "make_exercises.py")], cwd=root).returncode
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    toc, settings = (yaml.safe_load((root / name).read_text(encoding="utf-8")) for name in ("_toc.yml", "_config.yml"))
     if cut or complain(faults_of_contents(root, toc)):
         return 1
     now = {
@@ -139,6 +158,7 @@ def build(root: Path, *, fresh: bool) -> int:
         shutil.rmtree(output / ".jupyter_cache", ignore_errors=True)
     stamp.unlink(missing_ok=True)  # a build that fails or is interrupted leaves nothing that looks finished
     shutil.rmtree(site, ignore_errors=True)  # pages of files that are gone would stay
+    run_labs(root, toc, timeout_s=settings["execute"]["timeout"])
     status = run_engine(root, everything=stale)
     if status or complain(faults_of_build(site, toc)):
         print("The book was not built.", file=sys.stderr)
