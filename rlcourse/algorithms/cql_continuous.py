@@ -37,7 +37,12 @@ from rlcourse.networks import (
     polyak_update_,
 )
 from rlcourse.objectives.policies import soft_policy_loss, temperature_loss
-from rlcourse.objectives.values import bellman_target, half_squared_error, sampled_log_sum_exp
+from rlcourse.objectives.values import (
+    bellman_target,
+    half_squared_error,
+    sampled_log_sum_exp,
+    soft_maximum_draws,
+)
 from rlcourse.vocabulary import Batch, ContinuousActions, Metrics, TaskSpec
 
 LARGEST_ALPHA = 1e6
@@ -58,6 +63,9 @@ class ContinuousCQLConfig:
     """How far untried actions may stand above the log's before alpha rises. None keeps alpha as it is."""
     samples: int = 10
     """Actions drawn from each of the three sources. More make the penalty calmer, and cost in proportion."""
+    gradient_draws: int | None = None
+    """How many of them carry the penalty's gradient. A few keep it unbiased, make it noisier, and save most of the backward
+    pass. None: all do."""
     target_rate: float = 0.01
     """rho, how far the target network moves at each update."""
     temperature: float = 1.0
@@ -70,6 +78,11 @@ class ContinuousCQLConfig:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ConfigError(f"samples is {self.samples}.", mend="Use 1 or more, for example 10.")
+        if self.gradient_draws is not None and not 1 <= self.gradient_draws <= 3 * self.samples:
+            raise ConfigError(
+                f"{self.gradient_draws} of {3 * self.samples} sampled actions cannot carry the gradient.",
+                mend="Use 1 or more and at most three times the samples, or None for all.",
+            )
         if self.temperature <= 0.0:
             raise ConfigError(f"The temperature is {self.temperature}.", mend="Use a number above 0, for example 1.")
         if self.lagrange_gap is not None and self.alpha <= 0.0:
@@ -120,7 +133,10 @@ class ContinuousCQL:
         shape = (2, self.config.samples, *batch.action.shape)
         noise = torch.empty(shape, device=batch.obs.device).normal_(generator=self._generator)
         even = torch.empty(shape[1:], device=batch.obs.device).uniform_(-1.0, 1.0, generator=self._generator)
-        _, (td_loss, penalty, policy_loss, temperature, alpha, q_mean) = self.descent.step(batch, noise, even)
+        teeth = torch.rand(
+            self.config.gradient_draws or 0, len(batch.reward), device=batch.obs.device, generator=self._generator
+        )
+        _, (td_loss, penalty, policy_loss, temperature, alpha, q_mean) = self.descent.step(batch, noise, even, teeth)
         return {
             "td_loss": td_loss,
             "conservative_penalty": penalty,
@@ -130,7 +146,7 @@ class ContinuousCQL:
             "q_mean": q_mean,
         }
 
-    def _loss(self, batch: Batch, noise: Tensor, even: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _loss(self, batch: Batch, noise: Tensor, even: Tensor, teeth: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         config = self.config
         temperature = self.log_temperature.detach().exp()
         action, log_density = self._policy.sample_by(batch.obs, noise[0])  # (M, B, K), (M, B), with gradients
@@ -140,16 +156,11 @@ class ContinuousCQL:
                 batch.reward, batch.discount, self.target_q(batch.next_obs, next_action[0]).amin(0)
             )  # (B,)
 
-        # One pass through Q for the log's actions and for all that were drawn.
         drawn = torch.cat([self._centre + self._half * even, action.detach(), next_action])  # (3 M, B, K)
-        asked = torch.cat([batch.action.unsqueeze(0), drawn])  # (1 + 3 M, B, K)
-        obs = batch.obs.expand(len(asked), -1, -1)
-        values = self.q(obs.flatten(0, 1), asked.flatten(0, 1)).unflatten(1, asked.shape[:2])  # (2, 1 + 3 M, B)
-        q = values[:, 0]  # (2, B)
-        td_loss = half_squared_error(q, target).mean(-1).sum()
         density = torch.cat([torch.full_like(log_density, self._even_density), log_density.detach(), next_log_density])
-        gap = sampled_log_sum_exp(values[:, 1:].transpose(1, 2), density.T) - q  # (2, B)
-        penalty = gap.mean(-1).sum()
+        q, soft_maximum = self._judged(batch, drawn, density, teeth)  # (2, B) each
+        td_loss = half_squared_error(q, target).mean(-1).sum()
+        penalty = (soft_maximum - q).mean(-1).sum()
 
         judged = self.q.through(batch.obs, action[0]).amin(0)
         policy_loss = soft_policy_loss(log_density[0], judged, temperature).mean()
@@ -165,6 +176,28 @@ class ContinuousCQL:
         loss = loss + alpha * penalty
         kept = (td_loss, 0.5 * penalty, policy_loss, temperature, alpha, q.mean())
         return loss, tuple(number.detach() for number in kept)
+
+    def _judged(self, batch: Batch, drawn: Tensor, log_density: Tensor, teeth: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of the log's actions and the soft maximum over the drawn ones, ``(2, B)`` each, with gradients."""
+        if not len(teeth):
+            values = self._values(batch.obs, torch.cat([batch.action.unsqueeze(0), drawn]))  # (2, 1 + 3 M, B)
+            return values[:, 0], sampled_log_sum_exp(values[:, 1:].transpose(1, 2), log_density.T)
+        with torch.no_grad():
+            values = self._values(batch.obs, drawn).transpose(1, 2)  # (2, B, 3 M)
+            soft_maximum = sampled_log_sum_exp(values, log_density.T)
+            index, weight = soft_maximum_draws(values, log_density.T, teeth)  # (J, B), (2, J, B)
+        chosen = drawn.gather(0, index.unsqueeze(-1).expand(-1, -1, drawn.shape[-1]))  # (J, B, K)
+        values = self._values(batch.obs, torch.cat([batch.action.unsqueeze(0), chosen]))  # (2, 1 + J, B)
+        carrier = (weight * values[:, 1:]).mean(1)
+        return values[
+            :, 0
+        ], soft_maximum + carrier - carrier.detach()  # the value of the one, the gradient of the other
+
+    def _values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """``(2, N, B)`` of ``(N, B, K)`` actions, in one pass."""
+        repeated = obs.expand(len(actions), -1, -1)
+        values: Tensor = self.q(repeated.flatten(0, 1), actions.flatten(0, 1)).unflatten(1, actions.shape[:2])
+        return values
 
     def anneal(self, fraction: float) -> None:
         """Shrink the learning rate to a fraction of its first value."""

@@ -132,6 +132,40 @@ def sampled_log_sum_exp(q: Tensor, log_density: Tensor) -> Tensor:
     return torch.logsumexp(q - log_density, dim=-1) - math.log(q.shape[-1])
 
 
+def soft_maximum_draws(q: Tensor, log_density: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
+    r"""A few of the sampled actions to carry the gradient of their soft maximum, in place of all.
+
+    .. math:: \nabla \log \sum_m \frac{e^{Q_i(a_m)}}{\mu(a_m)} = \sum_m p_i(m)\, \nabla Q_i(a_m)
+              = \mathbb E_{m \sim \bar p}\Big[\frac{p_i(m)}{\bar p(m)}\, \nabla Q_i(a_m)\Big],
+              \qquad p_i(m) \propto \frac{e^{Q_i(a_m)}}{\mu(a_m)}
+
+    The gradient is a weighted mean, so a sample of it is unbiased, and needs a backward pass for the drawn actions alone.
+    All critics share the draws: they come from the mean :math:`\bar p` of the critics' weights, and importance weights
+    make up for it. Draws are systematic (one number moves an even comb), which spreads them out.
+
+    Args:
+        q: ``(C, ..., M)`` values of the sampled actions, one row for each of C critics.
+        log_density: ``(..., M)`` of those actions under what drew them.
+        even: ``(J, ...)`` drawn evenly from [0, 1).
+
+    Returns:
+        which of the M actions, ``(J, ...)`` int64; and their importance weights, ``(C, J, ...)``. The mean over J of weight
+        times value has the gradient above as its expectation.
+
+    Worked number: one critic, values (0, ln 3), equal densities: the weights are 1/4 and 3/4. 0.2 draws the first action
+    and 0.3 the second, each with importance weight 1.
+    """
+    shares = torch.softmax(q - log_density, dim=-1)
+    mixture = shares.mean(0)
+    teeth = torch.arange(len(even), device=even.device).view(-1, *[1] * (even.ndim - 1))
+    places = ((teeth + even) / len(even)).movedim(0, -1).contiguous()  # (..., J)
+    # Rounding may leave the last sum a little below 1.
+    index = torch.searchsorted(mixture.cumsum(-1), places, right=True).clamp(max=q.shape[-1] - 1)
+    drawn = shares.gather(-1, index.expand(len(q), *index.shape))
+    weight = drawn / mixture.gather(-1, index).clamp_min(torch.finfo(q.dtype).tiny)
+    return index.movedim(-1, 0), weight.movedim(-1, 1)
+
+
 def expectile_loss(error: Tensor, tau: float) -> Tensor:
     r"""A square that leans: :math:`|\tau - \mathbb 1(u < 0)|\, u^2` with :math:`u = Q - V`.
 

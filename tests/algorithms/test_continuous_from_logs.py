@@ -32,6 +32,7 @@ IQL_CONFIG = IQLConfig(hidden=(32,), tau=0.5, target_rate=0.2, learning_rate=5e-
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "bc": lambda: BC(SPEC, BCConfig(hidden=(32,), learning_rate=5e-3)),
     "cql": lambda: ContinuousCQL(SPEC, CQL_CONFIG, generator=Seeds(0).torch("noise")),
+    "cql drawn": lambda: ContinuousCQL(SPEC, replace(CQL_CONFIG, gradient_draws=2), generator=Seeds(0).torch("noise")),
     "iql": lambda: IQL(SPEC, IQL_CONFIG),
     "td3-bc": lambda: TD3BC(SPEC, TD3_CONFIG, generator=Seeds(0).torch("noise")),
 }
@@ -73,7 +74,7 @@ def test_a_reward_of_one_for_ever_is_worth_its_series(name: str) -> None:
     torch.testing.assert_close(values, torch.full((2, 4), 5.0), rtol=0.03, atol=0)
 
 
-@pytest.mark.parametrize("name", ["cql", "td3-bc"])
+@pytest.mark.parametrize("name", ["cql", "cql drawn", "td3-bc"])
 def test_the_best_action_is_found_although_the_log_holds_all_alike(name: str) -> None:
     learner = trained(LEARNERS[name], bandit(even_actions()), updates=2_000)
     torch.testing.assert_close(learner.policy.act(ONE, greedy=True)[0], BEST, atol=0.3, rtol=0)
@@ -120,6 +121,27 @@ def test_a_larger_alpha_keeps_untried_actions_down() -> None:
     assert gaps[0] < gaps[1] < gaps[2]
 
 
+def test_a_drawn_gradient_reports_the_same_losses_and_points_the_same_way() -> None:
+    batch, gradients, told = bandit(even_actions(64)), {}, {}
+    for draws in (None, 2):
+        total: list[torch.Tensor] = []
+        for repeat in range(1 if draws is None else 400):
+            with Seeds(0).initialising("networks"):
+                learner = ContinuousCQL(SPEC, replace(CQL_CONFIG, alpha=1.0, samples=2, gradient_draws=draws))
+            generator = Seeds(3).torch("noise")
+            noise = torch.randn(2, 2, 64, 2, generator=generator)
+            even = 2.0 * torch.rand(2, 64, 2, generator=generator) - 1.0
+            teeth = torch.rand(draws or 0, 64, generator=Seeds(repeat).torch("teeth"))
+            loss, told[draws] = learner._loss(batch, noise, even, teeth)
+            total.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(learner.q.parameters()))]))
+        gradients[draws] = torch.stack(total)
+    torch.testing.assert_close(told[2], told[None])
+    exact, drawn = gradients[None][0], gradients[2]
+    error = drawn.std(0) / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - exact).abs() < 5.5 * error + 1e-5).all()
+    assert drawn.std() > 0.0
+
+
 def test_the_alpha_that_finds_itself_rises_above_its_gap_and_falls_below() -> None:
     moved = {}
     for gap in (-50.0, 50.0):
@@ -164,7 +186,7 @@ def test_the_penalty_is_what_a_plain_loop_makes_it() -> None:
     obs = torch.randn(5, 1, generator=Seeds(0).torch("obs"))
     batch = Batch(obs, even_actions(5), torch.randn(5), torch.full((5,), 0.9), obs + 1.0)
     noise, even = torch.randn(2, 3, 5, 2), 2 * torch.rand(3, 5, 2) - 1
-    _, (_, penalty, *_) = learner._loss(batch, noise, even)
+    _, (_, penalty, *_) = learner._loss(batch, noise, even, torch.empty(0, 5))
     total = 0.0
     with torch.no_grad():
         for row in range(5):
@@ -197,7 +219,7 @@ def test_a_checkpoint_brings_everything_back_the_targets_included(name: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("name", ["cql", "iql", "td3-bc"])
+@pytest.mark.parametrize("name", ["cql", "cql drawn", "iql", "td3-bc"])
 def test_compiled_steps_are_plain_ones(name: str) -> None:
     learners: list[Learner] = []
     for compiled in (False, True):
@@ -206,6 +228,11 @@ def test_compiled_steps_are_plain_ones(name: str) -> None:
                 "cql": lambda c: ContinuousCQL(
                     SPEC,
                     replace(CQL_CONFIG, alpha=1.0, lagrange_gap=1.0, compiled=c),
+                    generator=Seeds(0).torch("noise"),
+                ),
+                "cql drawn": lambda c: ContinuousCQL(
+                    SPEC,
+                    replace(CQL_CONFIG, alpha=1.0, gradient_draws=3, compiled=c),
                     generator=Seeds(0).torch("noise"),
                 ),
                 "iql": lambda c: IQL(SPEC, replace(IQL_CONFIG, compiled=c)),
@@ -231,6 +258,8 @@ def test_counted_actions_are_refused_with_a_word_on_what_to_use(make: Callable[[
     [
         lambda: TD3BCConfig(policy_every=0),
         lambda: ContinuousCQLConfig(samples=0),
+        lambda: ContinuousCQLConfig(samples=2, gradient_draws=0),
+        lambda: ContinuousCQLConfig(samples=2, gradient_draws=7),
         lambda: ContinuousCQLConfig(temperature=0.0),
         lambda: ContinuousCQLConfig(alpha=0.0, lagrange_gap=5.0),
     ],

@@ -48,6 +48,7 @@ from rlcourse.objectives.values import (
     expectile_loss,
     half_squared_error,
     sampled_log_sum_exp,
+    soft_maximum_draws,
     squared_td_error,
     taken,
 )
@@ -309,6 +310,37 @@ def test_values_of_what_was_taken() -> None:
 
 def test_sampled_log_sum_exp() -> None:
     close(sampled_log_sum_exp(tensor([[0.0, math.log(3)]]), tensor([[0.5, 0.5]]).log()), [math.log(4)])
+
+
+def test_soft_maximum_draws() -> None:
+    q, even_density = tensor([[0.0, math.log(3)]]), tensor([-1.0, -1.0])
+    for even, drawn in ((0.2, 0), (0.3, 1)):
+        index, weight = soft_maximum_draws(q, even_density, tensor([even]))
+        assert index.tolist() == [drawn]
+        close(weight, [[1.0]])
+    # Two critics that disagree, (1/4, 3/4) and (3/4, 1/4), draw from (1/2, 1/2).
+    index, weight = soft_maximum_draws(tensor([[0.0, math.log(3)], [math.log(3), 0.0]]), even_density, tensor([0.6]))
+    assert index.tolist() == [1]
+    close(weight, [[1.5], [0.5]])
+    # The largest number below 1, and a sample that no critic believes in at the end of the list.
+    index, weight = soft_maximum_draws(tensor([[0.0, 0.0, -1e9]]), torch.zeros(3), tensor([1.0 - 2.0**-24]))
+    assert index.tolist()[0] in (1, 2) and weight.isfinite().all()
+
+
+def test_the_drawn_gradient_is_that_of_the_soft_maximum_on_average() -> None:
+    """4,000 draws of two from 12 samples, for two critics and five states; five standard errors of each entry."""
+    generator = torch.Generator().manual_seed(0)
+    q = 2.0 * torch.randn(2, 5, 12, generator=generator, dtype=torch.float64)
+    log_density = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    exact = torch.softmax(q - log_density, -1)  # the soft maximum's gradient
+    found = []
+    for _ in range(4_000):
+        index, weight = soft_maximum_draws(q, log_density, torch.rand(2, 5, generator=generator, dtype=torch.float64))
+        carried = torch.zeros_like(q).scatter_add_(-1, index.T.expand(2, 5, 2), weight.transpose(1, 2) / 2)
+        found.append(carried)
+    draws = torch.stack(found)
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert ((draws.mean(0) - exact).abs() < 5 * error + 1e-3).all()
 
 
 def test_soft_policies() -> None:
