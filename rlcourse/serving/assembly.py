@@ -4,8 +4,12 @@
 
     state/
     ├── decisions/*.jsonl       the decision log
-    ├── sessions-NAME-VERSION.npz   what recurrent policies remember, saved once a minute and at the end
+    ├── sessions-NAME-VERSION.npz   what recurrent policies remember, saved now and then and at the end
     └── shelf.json              which versions were loaded and which answered, so that a rollback outlives a crash
+
+What a kill loses of each: decisions of the last ``flush_interval_s`` (20 ms); memories of the last
+``session_save_interval_s`` (a minute), so that a session goes on from what it knew then, and one that began since begins
+anew; nothing of the versions, which are written down at every change.
 """
 
 from __future__ import annotations
@@ -23,15 +27,13 @@ from rlcourse.errors import ArtifactError, StorageError
 from rlcourse.files import write_json
 from rlcourse.randomness import Seeds
 from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
-from rlcourse.serving.http import Application, HttpConfig, management
+from rlcourse.serving.hot import Application, HttpConfig
+from rlcourse.serving.http import documented, management
 from rlcourse.serving.metrics import CONTENT_TYPE, Counting, Registry, exposition
 from rlcourse.serving.policies import read_artifact
 from rlcourse.serving.server import ServerConfig, run
 from rlcourse.serving.service import PolicyService, ServiceConfig
 from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
-
-SAVE_EVERY_S = 60.0
-"""Between two savings of the sessions: a kill loses what they learned since."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,15 @@ class Assembly:
         self.application = Application(
             self.service,
             config.http,
-            exposition=lambda: (exposition(self.registry), CONTENT_TYPE),
+            rest=documented(
+                self.service,
+                max_body_bytes=config.http.max_body_bytes,
+                exposition=lambda: (exposition(self.registry), CONTENT_TYPE),
+                refused=self.counting.refused,
+                ready=self._unready,
+            ),
             refused=self.counting.refused,
             keys=keys,
-            ready=self._unready,
         )
         self.counting.in_flight = lambda: self.application.in_flight
         self._saved = time.monotonic()
@@ -104,6 +111,7 @@ class Assembly:
 
         Raises:
             ArtifactError: there is no policy there that can be served.
+            ConfigError: the fallback is no action of this policy.
             Refused: it is loaded already.
         """
         self.shelf.add(self.shelf.warm(name, read_artifact(folder), version=version, path=folder))
@@ -202,7 +210,8 @@ class Assembly:
         ]
 
     def _now_and_then(self) -> None:
-        if time.monotonic() - self._saved <= SAVE_EVERY_S or (self._saving is not None and self._saving.is_alive()):
+        interval_s = self.config.shelf.session_save_interval_s
+        if time.monotonic() - self._saved <= interval_s or (self._saving is not None and self._saving.is_alive()):
             return
         self._saved = time.monotonic()
         snapshots = self._snapshots()
@@ -220,6 +229,8 @@ class Assembly:
             self._saving.start()
 
     def _unready(self) -> str | None:
+        if self.application.draining:
+            return "draining"
         if not self.shelf.entries:
             return "no policy is loaded"
         if self.log is not None and self.log.problem is not None:

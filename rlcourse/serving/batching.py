@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rlcourse.serving.policies import Decided
+from rlcourse.serving.prepared import Outcome, Prepared
 from rlcourse.serving.refusals import Refused
-from rlcourse.serving.service import Outcome, PolicyService, Prepared
+from rlcourse.serving.service import PolicyService
 
 
 class Batcher:
@@ -117,10 +117,7 @@ class Batcher:
         for prepared in group:
             rows = slice(at, at + len(prepared.obs))
             at += len(prepared.obs)
-            actions, probabilities, kept = outcome.decided
-            outcomes.append(
-                Outcome(Decided(actions[rows], probabilities[rows], None if kept is None else kept[rows]), None)
-            )
+            outcomes.append(Outcome(outcome.decided.rows(rows), None))
         return outcomes
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Asking a policy service, from a program that must act in time whatever the network does.
 
 One interface, three ways: :class:`PolicyClient` over HTTP, :class:`AsyncPolicyClient` likewise, and
-:class:`InProcessClient` that asks a service in the same process, for tests. The one file that imports httpx.
+:class:`~rlcourse.serving.asking.InProcessClient` that asks a service in the same process, for tests. The one file that
+imports httpx.
 
 ::
 
@@ -19,106 +20,38 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import httpx
 
-from rlcourse.errors import ConfigError, RLCourseError
-from rlcourse.serving import wire
+from rlcourse.serving import deadline, wire
+from rlcourse.serving.asking import (
+    Answer,
+    Client,
+    ClientConfig,
+    InProcessClient,
+    Mask,
+    Observation,
+    ServiceUnavailableError,
+    question,
+)
 from rlcourse.serving.breaker import CircuitBreaker
 from rlcourse.serving.refusals import Refused
-from rlcourse.serving.service import PolicyService
 
-Observation = Sequence[float | None]
-Mask = Sequence[bool]
-
-
-class ServiceUnavailableError(RLCourseError):
-    """The policy service gave no answer in time, and no fallback action was named."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What to do; lists for a batch."""
-
-    action: Any  # int, or list of int
-    probability: Any  # with which it was taken; None for the client's own fallback: unknown to the log
-    confidence: Any
-    version: str | None
-    request_id: str
-    fallback: Any  # None: the policy's own; otherwise why not
-
-
-@dataclass(frozen=True)
-class ClientConfig:
-    """How long to wait, how often to ask, what to do without an answer."""
-
-    deadline_s: float = 0.1
-    """For everything together, repeats included."""
-    retries: int = 1
-    """How often to ask again, where that is safe and the deadline allows."""
-    fallback_action: int | None = None
-    """What to do without an answer; ``None`` raises :class:`ServiceUnavailableError`."""
-    breaker_failures: int = 5
-    """So many failures in a row, and the service is left alone ..."""
-    breaker_cooldown_s: float = 1.0
-    """... for so long."""
-    api_key: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.deadline_s > 0.0 or self.retries < 0:
-            raise ConfigError("A client that waits for nothing.", mend="Use a deadline above 0 and 0 retries or more.")
-
-
-class Client(Protocol):
-    """What all but the asynchronous one can do."""
-
-    def act(self, observation: Observation, **options: Any) -> Answer:
-        """One action. ``options``: see :func:`question`."""
-        ...
-
-    def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
-        """One action for each of several observations."""
-        ...
-
-    def reward(self, request_id: str, reward: float, **more: Any) -> None:
-        """What an action led to. ``more``: ``terminated``, ``truncated``, ``next_observation``, ``row``, ``session``."""
-        ...
-
-
-def question(
-    observation: Sequence[Any],
-    *,
-    request_id: str,
-    deadline_s: float,
-    deterministic: bool = True,
-    mask: Sequence[Any] | None = None,
-    session: str | None = None,
-    reset: bool = False,
-    version: str | None = None,
-) -> dict[str, Any]:
-    """A request's body.
-
-    Args:
-        observation: ``(D,)`` or ``(B, D)``.
-        request_id: names the answer, and later the reward.
-        deadline_s: what the service may take.
-        deterministic: the likeliest action instead of a drawn one.
-        mask: ``(A,)`` or ``(B, A)``: what is allowed.
-        session: whose memory to go on with.
-        reset: an episode begins here.
-        version: other than the default.
-    """
-    body: dict[str, Any] = {
-        "observation": observation,
-        "deterministic": deterministic,
-        "request_id": request_id,
-        "deadline_ms": max(min(deadline_s, 60.0) * 1e3, 1e-3),
-    }
-    given = {"mask": mask, "session": session, "version": version}
-    body.update({name: value for name, value in given.items() if value is not None})
-    return {**body, "reset": True} if reset else body
+__all__ = [
+    "Answer",
+    "AsyncPolicyClient",
+    "Client",
+    "ClientConfig",
+    "InProcessClient",
+    "Mask",
+    "Observation",
+    "PolicyClient",
+    "ServiceUnavailableError",
+    "question",
+]
+REWARD_DEADLINES = 10
+"""So many deadlines may the delivery of a reward take, repeats included: nobody waits for it before acting."""
 
 
 class _Rules:
@@ -200,12 +133,13 @@ class _Rules:
         Raises:
             ServiceUnavailableError: there is none.
         """
-        action = self.config.fallback_action
-        if action is None:
+        fixed = self.config.fallback_action
+        if fixed is None:
             raise ServiceUnavailableError(
                 f"The policy service gave no answer: {why}.",
                 mend="Name a fallback_action for when that happens, or a longer deadline.",
             )
+        action = list(fixed) if isinstance(fixed, tuple) else fixed
         reason = f"client: {why}"
         if rows is None:
             return Answer(action, None, None, None, request_id, reason)
@@ -215,6 +149,26 @@ class _Rules:
 def _given(done: StopIteration) -> Answer:
     answer: Answer = done.value
     return answer
+
+
+class _Network(httpx.BaseTransport):
+    """The network, with the request's limit for all of it together, where httpx's own is for each read."""
+
+    def __init__(self) -> None:
+        self._pool = deadline.pool(httpx.create_ssl_context(trust_env=False))
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url, limit_s = request.url, request.extensions["timeout"]["read"]
+        parts = deadline.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        try:
+            found = deadline.exchanged(self._pool, request.method, parts, request.headers.raw, request.read(), limit_s)
+        except deadline.FAILURES as error:
+            # httpx names every one of them as httpcore does.
+            raise getattr(httpx, type(error).__name__)(str(error), request=request) from error
+        return httpx.Response(found.status, headers=found.headers, content=found.content, request=request)
+
+    def close(self) -> None:
+        self._pool.close()
 
 
 class PolicyClient:
@@ -237,7 +191,9 @@ class PolicyClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._rules = _Rules(config or ClientConfig(), policy, clock)
-        self._http = httpx.Client(base_url=url, headers=self._rules.headers, transport=transport, trust_env=False)
+        self._http = httpx.Client(
+            base_url=url, headers=self._rules.headers, transport=transport or _Network(), trust_env=False
+        )
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -272,7 +228,7 @@ class PolicyClient:
             return _given(done)
 
     def reward(self, request_id: str, reward: float, **more: Any) -> None:
-        """What an action led to; waits up to ten deadlines, and may be sent twice, which joins as once.
+        """What an action led to; waits up to ten deadlines in all, and may be sent twice, which joins as once.
 
         Raises:
             Refused: the request is wrong.
@@ -280,11 +236,12 @@ class PolicyClient:
         """
         rules = self._rules
         content = wire.encode({"request_id": request_id, "reward": reward, **more})
+        end = rules.clock() + REWARD_DEADLINES * rules.config.deadline_s
         for attempt in range(1 + rules.config.retries):
             try:
-                response = self._http.post("/v1/rewards", content=content, timeout=10 * rules.config.deadline_s)
+                response = self._http.post("/v1/rewards", content=content, timeout=max(end - rules.clock(), 1e-3))
             except httpx.TransportError as error:
-                if attempt == rules.config.retries:
+                if attempt == rules.config.retries or rules.clock() >= end:
                     raise ServiceUnavailableError(
                         f"A reward was not delivered: {error}.", mend="Send it again."
                     ) from error
@@ -353,9 +310,11 @@ class AsyncPolicyClient:
     async def reward(self, request_id: str, reward: float, **more: Any) -> None:
         """See :meth:`PolicyClient.reward`; asked once."""
         content = wire.encode({"request_id": request_id, "reward": reward, **more})
+        limit_s = REWARD_DEADLINES * self._rules.config.deadline_s
         try:
-            response = await self._http.post("/v1/rewards", content=content, timeout=10 * self._rules.config.deadline_s)
-        except httpx.TransportError as error:
+            async with asyncio.timeout(limit_s):
+                response = await self._http.post("/v1/rewards", content=content, timeout=limit_s)
+        except (httpx.TransportError, TimeoutError) as error:
             raise ServiceUnavailableError(f"A reward was not delivered: {error}.", mend="Send it again.") from error
         if response.status_code != 202:
             self._rules.understood(response)
@@ -370,29 +329,3 @@ class AsyncPolicyClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-class InProcessClient:
-    """Asks a service directly: the same requests and answers, encoded and decoded, without a network."""
-
-    def __init__(self, service: PolicyService, policy: str = "rl_policy") -> None:
-        self._service, self._policy = service, policy
-        self._ids = (f"in-process-{n:x}" for n in itertools.count())
-
-    def act(self, observation: Observation, **options: Any) -> Answer:
-        """See :meth:`PolicyClient.act`."""
-        settings = {"request_id": next(self._ids), "deadline_s": 60.0, **options}
-        body = wire.encode(question(observation, **settings))
-        found = self._service.act(self._policy, wire.read_action(body))
-        return Answer(
-            found.action, found.probability, found.confidence, found.version, found.request_id, found.fallback
-        )
-
-    def act_batch(self, observations: Sequence[Observation], **options: Any) -> Answer:
-        """See :meth:`PolicyClient.act_batch`."""
-        return self.act(observations, **options)  # type: ignore[arg-type]
-
-    def reward(self, request_id: str, reward: float, **more: Any) -> None:
-        """See :meth:`PolicyClient.reward`."""
-        body = wire.encode({"request_id": request_id, "reward": reward, **more})
-        self._service.reward(wire.read_reward(body))

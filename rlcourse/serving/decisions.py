@@ -9,6 +9,12 @@ decision without a session is an episode of one step, as a bandit's::
 What follows an episode's last step is the ``next_observation`` of its reward. Where none was sent: an episode that
 terminated repeats its last observation, which nothing looks at (its discount is 0); one that was cut off gives its last
 step's observation up for it, and the step with it.
+
+Continuous actions come with densities, NaN where the log has none (see :mod:`rlcourse.serving.continuous`). Where a bound
+cut an action off, the density is that of the action as it was drawn. So that is what the episodes hold, outside the
+bounds though it is: a policy in question can be asked how likely it was to draw the same. To save such episodes as a data
+set, name bounds in its card that hold them all. What the environment got is there for the asking (``as_taken``), without
+a density.
 """
 
 from __future__ import annotations
@@ -38,15 +44,17 @@ class Joined:
     unusable: int  # decisions on observations with missing readings; likewise
     given_up: int  # last steps given up as next observations
     orphans: int  # rewards without a decision
+    cut_off: int  # steps whose continuous action a bound cut off
 
 
 @dataclass
 class _Step:
     obs: list[float]
-    action: int
-    propensity: float
+    action: int | list[float]
+    propensity: float | None
     version: str
     fallback: str | None
+    cut_off: bool = False
     reward: float = 0.0
     rewarded: bool = False
     usable: bool = True
@@ -63,21 +71,25 @@ class _Tally:
     parts: list[tuple[list[_Step], list[float], bool]] = field(default_factory=list)
 
 
-def read_episodes(folder: Path, policy: str | None = None) -> Joined:
+def read_episodes(folder: Path, policy: str | None = None, *, as_taken: bool = False) -> Joined:
     """Join a log's decisions with their rewards.
 
     Args:
         folder: of the log.
         policy: only decisions of this name.
+        as_taken: continuous actions as the environment got them, within their bounds, instead of as they were drawn; those
+            that a bound cut off then have the propensity NaN.
 
     Raises:
         DatasetNotFoundError, DatasetCorruptError: see :func:`~rlcourse.serving.decision_log.read_lines`.
         DatasetInvalidError: no step can be used.
     """
-    return join(read_lines(folder), policy)
+    return join(read_lines(folder), policy, as_taken=as_taken)
 
 
-def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | None = None) -> Joined:
+def join(
+    lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | None = None, *, as_taken: bool = False
+) -> Joined:
     """See :func:`read_episodes`."""
     steps: dict[tuple[str, int], _Step] = {}
     streams: dict[tuple[str, str], list[tuple[str, int]]] = {}
@@ -88,7 +100,7 @@ def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | Non
             rewards.append(line)
         elif policy is None or line.policy == policy:
             # A client that asked again under the same id acted on the answer it got last.
-            for row, step in enumerate(_steps(line)):
+            for row, step in enumerate(_steps(line, as_taken)):
                 key = (line.request_id, row)
                 if key not in steps:
                     stream = line.session or f"\n{line.request_id}/{row}"  # no session's name holds a line break
@@ -120,11 +132,14 @@ def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | Non
             "The log holds observations of several lengths.",
             mend="Name one policy, and send next observations like the others.",
         )
+    kinds = {len(step.action) if isinstance(step.action, list) else 0 for step in used}
+    if len(kinds) > 1:
+        raise DatasetInvalidError("The log holds actions of several kinds.", mend="Name one policy.")
     episodes = Episodes(
         np.array(rows, np.float32),
-        np.array([step.action for step in used], np.int64),
+        np.array([step.action for step in used], np.int64 if kinds == {0} else np.float32),
         np.array([step.reward for step in used], np.float32),
-        np.array([step.propensity for step in used], np.float32),
+        np.array([step.propensity for step in used], np.float32),  # None becomes NaN
         np.array([len(part) for part, _, _ in tally.parts], np.int64),
         np.array([terminated for _, _, terminated in tally.parts], np.bool_),
     ).validate()
@@ -137,29 +152,35 @@ def join(lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | Non
         tally.unusable,
         tally.given_up,
         orphans,
+        sum(step.cut_off for step in used),
     )
 
 
-def _steps(line: wire.DecisionLine) -> list[_Step]:
+def _steps(line: wire.DecisionLine, as_taken: bool) -> list[_Step]:
     values, many = wire.read_observations(bytes(line.observation))
     rows: list[Any] = list(values) if many else [values]
-    actions, propensities, fallbacks = line.action, line.propensity, line.fallback
-    count = len(rows)
-    if not isinstance(actions, list):
-        actions = [actions]
-    if not isinstance(propensities, list):
-        propensities = [propensities]
-    if not isinstance(fallbacks, list):
-        fallbacks = [fallbacks] * count
-    if not len(actions) == len(propensities) == len(fallbacks) == count:
+    columns: list[Any] = [line.action, line.propensity, line.fallback, line.sampled]
+    if many:  # what was the same for the whole batch stands there once
+        columns = [column if isinstance(column, list) else [column] * len(rows) for column in columns]
+    else:
+        columns = [[column] for column in columns]
+    if any(len(column) != len(rows) for column in columns):
         raise DatasetInvalidError(
-            f"Decision {line.request_id} has {count} observations and {len(actions)} actions.",
+            f"Decision {line.request_id} has {len(rows)} observations and {len(columns[0])} actions.",
             mend="Find out what wrote the log; the service does not.",
         )
     made = []
-    for row, action, propensity, fallback in zip(rows, actions, propensities, fallbacks, strict=True):
+    for row, taken, propensity, fallback, drawn in zip(rows, *columns, strict=True):
         usable = all(value is not None and abs(value) <= wire.LARGEST for value in row)
-        made.append(_Step(row, action, propensity, line.version, fallback, usable=usable))
+        action, cut_off = taken, drawn is not None and drawn != taken
+        if cut_off:
+            action, propensity = (taken, None) if as_taken else (drawn, propensity)
+        if isinstance(action, float):
+            raise DatasetInvalidError(
+                f"Decision {line.request_id} has the action {action}, which is neither a number of an action nor a list.",
+                mend="Find out what wrote the log; the service does not.",
+            )
+        made.append(_Step(row, action, propensity, line.version, fallback, cut_off, usable=usable))
     return made
 
 

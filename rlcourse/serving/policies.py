@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlcourse.deployment.numpy_policy import NumpyPolicy
-from rlcourse.errors import ArtifactError
+from rlcourse.serving.continuous import ActionBounds, Drawn, SavedContinuousPolicy
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -17,11 +17,15 @@ Booleans = npt.NDArray[np.bool_]
 
 
 class Decided(NamedTuple):
-    """What a policy answers to ``B`` observations."""
+    """What a policy over counted actions answers to ``B`` observations."""
 
     actions: Integers  # (B,)
     probabilities: Floats  # (B, A) under the policy itself, among the actions allowed
     memory: Floats | None  # (B, H) what to remember, of a policy that remembers
+
+    def rows(self, part: slice) -> Decided:
+        """Of some of the observations."""
+        return Decided(self.actions[part], self.probabilities[part], None if self.memory is None else self.memory[part])
 
 
 class ServablePolicy(Protocol):
@@ -34,7 +38,7 @@ class ServablePolicy(Protocol):
 
     @property
     def num_actions(self) -> int:
-        """``A``."""
+        """``A``, or ``K`` where actions are continuous."""
         ...
 
     @property
@@ -54,13 +58,14 @@ class ServablePolicy(Protocol):
         mask: Booleans | None,
         memory: Floats | None,
         rng: np.random.Generator,
-    ) -> Decided:
+    ) -> Decided | Drawn:
         """Choose actions.
 
         Args:
             obs: ``(B, D)``, finite.
             greedy: take the likeliest action instead of sampling one.
-            mask: ``(B, A)`` true where an action is allowed, at least one in each row; ``None`` allows all.
+            mask: ``(B, A)`` true where an action is allowed, at least one in each row; ``None`` allows all, and is all
+                that a policy over continuous actions gets.
             memory: ``(B, H)`` of a policy that remembers; ``None`` for others.
             rng: where the randomness comes from.
         """
@@ -90,7 +95,7 @@ class SavedPolicy:
     ) -> Decided:
         """See :class:`ServablePolicy`."""
         actions, probabilities, memory = self._policy.act(obs, greedy=greedy, generator=rng, mask=mask, memory=memory)
-        assert probabilities is not None  # read_artifact lets nothing else in
+        assert probabilities is not None  # read_artifact wraps continuous actions otherwise
         return Decided(actions, probabilities, memory)
 
 
@@ -101,24 +106,22 @@ class Artifact(NamedTuple):
     version: str
     low: Floats | None  # (D,) an observation below is out of range; None: not known
     high: Floats | None  # (D,)
+    actions: ActionBounds | None = None  # of continuous actions; None: they are counted
 
 
 def read_artifact(source: Path) -> Artifact:
     """Read what :meth:`rlcourse.deployment.artifact.PolicyArtifact.save` wrote, without torch.
 
     Raises:
-        ArtifactError: missing, damaged, or of a kind that cannot be served.
+        ArtifactError: missing, damaged, or of another format.
     """
     policy = NumpyPolicy.load(source)
     about = policy.description
-    if not about.discrete:
-        raise ArtifactError(
-            f"{source} makes continuous actions, and this service answers with discrete ones alone.",
-            mend="Serve a policy with logits or Q-values.",
-        )
-    return Artifact(
-        SavedPolicy(policy), policy.version, _bounds(about.obs_low, -np.inf), _bounds(about.obs_high, np.inf)
-    )
+    low, high = _bounds(about.obs_low, -np.inf), _bounds(about.obs_high, np.inf)
+    if about.discrete:
+        return Artifact(SavedPolicy(policy), policy.version, low, high)
+    continuous = SavedContinuousPolicy(policy)
+    return Artifact(continuous, policy.version, low, high, continuous.bounds)
 
 
 def _bounds(values: tuple[float | None, ...], endless: float) -> Floats | None:

@@ -12,19 +12,21 @@ Whatever happens to the policy, the client gets an action: the fallback's, with 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rlcourse.errors import ConfigError
 from rlcourse.serving import wire
-from rlcourse.serving.policies import Booleans, Decided, Floats
+from rlcourse.serving.answers import sampled_rows, with_fallbacks, worded
+from rlcourse.serving.continuous import Drawn
+from rlcourse.serving.fallbacks import Fallback
+from rlcourse.serving.policies import Booleans, Floats
+from rlcourse.serving.prepared import Outcome, Prepared, out_of_range
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.shelf import Loaded, Shelf
-
-Reason = Literal["timeout", "error", "non_finite", "out_of_range", "breaker_open"]
 
 
 class Recorder(Protocol):
@@ -64,45 +66,15 @@ class ServiceConfig:
     deadline_s: float = 0.05
     """A decision that takes longer is replaced by the fallback, unless the request names its own deadline."""
     fallback: str = "uniform"
-    """What to do without the policy: uniform, or the number of an action (where it is not allowed, the first that is)."""
+    """What to do without the policy: uniform; the number of an action (where it is not allowed, the first that is); or, of
+    policies over continuous actions, the numbers of one, separated by commas. Every policy loaded must know it."""
     max_rows: int = 4096
     """Observations in one request."""
 
     def __post_init__(self) -> None:
-        if self.fallback != "uniform" and not self.fallback.isdecimal():
-            raise ConfigError(f"{self.fallback!r} is no fallback.", mend="Use uniform or the number of an action.")
+        Fallback(self.fallback)
         if not self.deadline_s > 0.0 or self.max_rows < 1:
             raise ConfigError("A deadline or a batch of nothing.", mend="Use numbers above 0.")
-
-
-class Prepared:
-    """A request that is known to fit."""
-
-    __slots__ = ("allowed_s", "arrived", "bad", "loaded", "many", "mask", "memory", "obs", "request", "started")
-
-    def __init__(
-        self,
-        request: wire.ActionRequest,
-        loaded: Loaded,
-        obs: Floats,
-        many: bool,
-        mask: Booleans | None,
-        bad: list[Any] | None,
-        arrived: float,
-        allowed_s: float,
-    ) -> None:
-        self.request, self.loaded, self.obs, self.many, self.mask = request, loaded, obs, many, mask
-        self.bad = bad  # for each row None or the reason why it cannot be shown to the policy
-        self.arrived, self.allowed_s = arrived, allowed_s
-        self.memory: Floats | None = None  # what was recalled, while it waits in a batch
-        self.started = False  # a memory began with this request
-
-
-class Outcome(NamedTuple):
-    """What the policy said, or why it said nothing."""
-
-    decided: Decided | None
-    reason: Reason | None
 
 
 class PolicyService:
@@ -114,6 +86,9 @@ class PolicyService:
         clock: seconds that only grow, for deadlines and latencies.
         wall: the time of day, for the log.
         prefix: begins every request id this process makes up; must differ from process to process.
+
+    Raises:
+        ConfigError: the fallback is no action of a policy on the shelf; so does whoever adds another one later.
     """
 
     def __init__(
@@ -133,6 +108,19 @@ class PolicyService:
         self.recorder, self.watcher = recorder, watcher
         self._ids = itertools.count()
         self._prefix = prefix
+        self._fallback = Fallback(config.fallback)
+        for entry in shelf.entries.values():
+            for loaded in entry.versions.values():
+                self.admit(loaded)
+        shelf.admit = self.admit
+
+    def admit(self, loaded: Loaded) -> None:
+        """Whether the fallback is an action of this policy.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        self._fallback.check(loaded.policy.num_actions, loaded.actions)
 
     def act(self, name: str, request: wire.ActionRequest, arrived: float | None = None) -> wire.ActionAnswer:
         """All three steps at once.
@@ -163,9 +151,11 @@ class PolicyService:
                     422, "A session lives through one observation at a time.", mend="Send them one after the other."
                 )
         if loaded.low is not None or loaded.high is not None:
-            bad = _out_of_range(obs, loaded, bad)
+            bad = out_of_range(obs, loaded, bad)
         mask = None
         if request.mask is not wire.NULL and bytes(request.mask) != b"null":
+            if loaded.actions is not None:
+                raise Refused(422, "Continuous actions cannot be masked.", mend="Leave the mask out.")
             mask = wire.action_mask(bytes(request.mask), len(obs), policy.num_actions)
         allowed_s = self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1000.0
         return Prepared(request, loaded, obs, many, mask, bad, arrived, allowed_s)
@@ -202,7 +192,7 @@ class PolicyService:
         memory: Floats | None,
         bad: list[Any] | None = None,
     ) -> Outcome:
-        """One call of the policy; an exception or a probability that is no number counts against its breaker."""
+        """One call of the policy; an exception or an answer that is no number counts against its breaker."""
         try:
             with np.errstate(all="ignore"):
                 decided = loaded.policy.decide(obs, greedy=greedy, mask=mask, memory=memory, rng=self.rng)
@@ -210,7 +200,9 @@ class PolicyService:
         except Exception:
             loaded.breaker.failed()
             return Outcome(None, "error")
-        if len(obs) == 1:
+        if isinstance(decided, Drawn):
+            sound = decided.sound(loaded.actions)
+        elif len(obs) == 1:
             sound = 0.0 < decided.probabilities.item(decided.actions.item(0)) < 1.01
         else:
             sound = abs(float(decided.probabilities.sum()) - len(obs)) < 0.01 * len(obs)
@@ -244,27 +236,34 @@ class PolicyService:
         loaded, request, many = prepared.loaded, prepared.request, prepared.many
         greedy = request.deterministic
         fallback: Any = None
+        sampled: Any = None
         action: Any
         probability: Any
         confidence: Any
         rows = 1
         if outcome.decided is not None and prepared.bad is None:
             decided = outcome.decided
-            if many:
+            if isinstance(decided, Drawn):
+                action, probability, sampled = worded(decided, many)
+                confidence, rows = None, len(decided.actions)
+            elif many:
                 action = decided.actions.tolist()
                 rows = len(action)
                 confidence = decided.probabilities[np.arange(rows), decided.actions].tolist()
                 probability = [1.0] * rows if greedy else confidence
             else:
-                action = int(decided.actions[0])
+                action = decided.actions.item(0)
                 confidence = decided.probabilities.item(action)
                 probability = 1.0 if greedy else confidence
             loaded.counts[""] = loaded.counts.get("", 0) + rows
         else:
-            action, probability, confidence, fallback = self._with_fallbacks(prepared, outcome)
+            found = with_fallbacks(prepared, outcome, self._fallback, self.rng)
+            action, probability, confidence, fallback = (list(column) for column in zip(*found, strict=True))
             rows = len(action)
+            sampled = sampled_rows(outcome.decided, action, fallback)
             if not many:
-                action, probability, confidence, fallback = action[0], probability[0], confidence[0], fallback[0]
+                action, probability, confidence, fallback = found[0]
+                sampled = sampled and sampled[0]
             elif any(one is None for one in confidence):
                 confidence = None
         request_id = request.request_id or f"{self._prefix}{next(self._ids):x}"
@@ -285,6 +284,7 @@ class PolicyService:
                     fallback,
                     request.session,
                     prepared.started or request.reset,
+                    sampled,
                 )
             )
         )
@@ -292,38 +292,6 @@ class PolicyService:
         return wire.ActionAnswer(
             action, probability, confidence, loaded.name, loaded.version, request_id, greedy, fallback
         )
-
-    def _with_fallbacks(
-        self, prepared: Prepared, outcome: Outcome
-    ) -> tuple[list[int], list[float], list[float | None], list[str | None]]:
-        actions: list[int] = []
-        probabilities: list[float] = []
-        confidences: list[float | None] = []
-        reasons: list[str | None] = []
-        counts = prepared.loaded.counts
-        for row in range(len(prepared.obs)):
-            reason = (prepared.bad[row] if prepared.bad else None) or outcome.reason
-            counts[reason or ""] = counts.get(reason or "", 0) + 1
-            reasons.append(reason)
-            if reason is None:
-                assert outcome.decided is not None
-                action = int(outcome.decided.actions[row])
-                confidences.append(float(outcome.decided.probabilities[row, action]))
-                probability = 1.0 if prepared.request.deterministic else confidences[-1] or 0.0
-            else:
-                mask = None if prepared.mask is None else prepared.mask[row]
-                action, probability = self._fall_back(prepared.loaded.policy.num_actions, mask)
-                confidences.append(None)
-            actions.append(action)
-            probabilities.append(probability)
-        return actions, probabilities, confidences, reasons
-
-    def _fall_back(self, num_actions: int, mask: Booleans | None) -> tuple[int, float]:
-        allowed: Sequence[int] = range(num_actions) if mask is None else np.flatnonzero(mask).tolist()
-        if self.config.fallback == "uniform":
-            return allowed[int(self.rng.integers(len(allowed)))], 1.0 / len(allowed)
-        wanted = int(self.config.fallback)
-        return (wanted if wanted in allowed else allowed[0]), 1.0
 
     def reward(self, request: wire.RewardRequest) -> None:
         """Write a reward into the log; at the end of an episode, drop the session's memory."""
@@ -352,15 +320,3 @@ class PolicyService:
                 if loaded.sessions is not None:
                     dropped |= loaded.sessions.forget(session)
         return dropped
-
-
-def _out_of_range(obs: Floats, loaded: Loaded, bad: list[Any] | None) -> list[Any] | None:
-    outside = np.zeros(len(obs), np.bool_)
-    if loaded.low is not None:
-        outside |= (obs < loaded.low).any(-1)
-    if loaded.high is not None:
-        outside |= (obs > loaded.high).any(-1)
-    if not outside.any():
-        return bad
-    known = bad or [None] * len(obs)
-    return [reason or ("out_of_range" if out else None) for reason, out in zip(known, outside.tolist(), strict=True)]

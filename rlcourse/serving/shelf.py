@@ -11,6 +11,7 @@ import numpy as np
 
 from rlcourse.errors import ConfigError
 from rlcourse.serving.breaker import CircuitBreaker
+from rlcourse.serving.continuous import ActionBounds
 from rlcourse.serving.policies import Artifact, Floats, ServablePolicy
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.sessions import SessionStore
@@ -29,6 +30,10 @@ class ShelfConfig:
     """Memories kept for one version; beyond, the one unused for longest is forgotten."""
     session_lifetime_s: float = 3600.0
     """A session unused for longer is forgotten."""
+    session_save_interval_s: float = 60.0
+    """Between two savings of the memories into the state folder, and so the most that a kill loses: sessions then go on
+    from what they remembered that long ago, and those that began since begin anew. An orderly end loses nothing. Lowering
+    it costs a copy of all memories and a write of the file each time; it is looked at about once a second."""
     breaker_failures: int = 5
     """So many failed decisions in a row, and the fallback acts without asking."""
     breaker_cooldown_s: float = 5.0
@@ -37,6 +42,10 @@ class ShelfConfig:
     def __post_init__(self) -> None:
         if self.max_versions < 1:
             raise ConfigError("No version may be loaded.", mend="Use --max-versions 1 or more.")
+        if not self.session_save_interval_s > 0.0:
+            raise ConfigError(
+                f"Sessions cannot be saved every {self.session_save_interval_s} s.", mend="Use a number above 0."
+            )
 
 
 @dataclass(eq=False)
@@ -52,6 +61,7 @@ class Loaded:
     sessions: SessionStore | None
     inline: bool  # quick enough to be asked on the event loop
     path: Path | None = None
+    actions: ActionBounds | None = None  # of continuous actions; None: they are counted
     counts: dict[str, int] = field(default_factory=dict)  # decisions by fallback reason ("" for none)
 
 
@@ -76,6 +86,8 @@ class Shelf:
         self._clock, self._wall = clock, wall
         self.entries: dict[str, Entry] = {}
         self.all_inline = True  # nothing here needs a thread of its own
+        self.admit: Callable[[Loaded], None] = lambda loaded: None
+        """Asked before a version is added; raises if whoever asks the policies cannot do with this one."""
 
     def warm(self, name: str, artifact: Artifact, *, version: str | None = None, path: Path | None = None) -> Loaded:
         """Make a version ready without showing it to anybody; may run in another thread."""
@@ -93,6 +105,7 @@ class Shelf:
             sessions,
             inline=_seconds(policy) < QUICK_S,
             path=path,
+            actions=artifact.actions,
         )
 
     def add(self, loaded: Loaded, *, default: bool = False) -> None:
@@ -100,7 +113,9 @@ class Shelf:
 
         Raises:
             Refused: 409, that version is there already, or there are too many.
+            ConfigError: the service's fallback is no action of this policy.
         """
+        self.admit(loaded)
         entry = self.entries.get(loaded.name)
         if entry is None:
             self.all_inline &= loaded.inline

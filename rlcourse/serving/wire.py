@@ -36,11 +36,16 @@ class ActionRequest(msgspec.Struct):
 
 
 class ActionAnswer(msgspec.Struct):
-    """One number each for one observation, lists for a batch."""
+    """One action each for one observation, lists of them for a batch.
 
-    action: int | list[int]
-    probability: float | list[float]  # with which the service took the action: the propensity; 1 if deterministic
-    confidence: float | list[float] | None  # the policy's own probability of it; None where it was not asked
+    ``probability`` is the propensity: with which probability the service took the action, 1 if deterministic. Continuous
+    actions have a density instead, in the units of the environment, of the action as it was drawn (see
+    :mod:`rlcourse.serving.continuous`); ``None`` if it was not drawn: deterministic, or a fixed fallback.
+    """
+
+    action: int | list[Any]  # a continuous action is a list of K numbers
+    probability: float | list[Any] | None
+    confidence: float | list[float] | None  # the policy's own probability of it; None: not asked, or continuous
     policy: str
     version: str
     request_id: str
@@ -68,14 +73,15 @@ class DecisionLine(msgspec.Struct, tag="decision", tag_field="kind", omit_defaul
     policy: str
     version: str
     observation: msgspec.Raw
-    action: int | list[int]
-    propensity: float | list[float]
+    action: int | list[int | float | list[float]]  # a continuous one is a list of numbers, its batch a list of lists
+    propensity: float | list[float | None] | None  # a density of continuous actions, as in the answer
     latency_ms: float
     greedy: bool = False
     mask: msgspec.Raw = NULL
     fallback: str | list[str | None] | None = None
     session: str | None = None
     started: bool = False  # a memory began here
+    sampled: list[float | list[float]] | None = None  # as drawn, where a bound cut some off; propensity is of this
 
 
 class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=True):
@@ -93,7 +99,7 @@ class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=T
 class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A version to load, from a folder on the server's own disk."""
 
-    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]+\Z")]
     version: Name | None = None
     default: bool = False
 

@@ -18,12 +18,15 @@ from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.networks import CategoricalPolicy, GreedyQPolicy, LogitsNetwork, QNetwork
 from rlcourse.networks.recurrent import RecurrentActorCritic, RecurrentCategoricalPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import Policy
+from tests.deployment.policies import CONTINUOUS, policy_of
 
 MEAN, STD = torch.tensor([1.0, 0.0, -1.0, 0.5]), torch.tensor([1.0, 2.0, 0.5, 3.0])
-Policy = CategoricalPolicy | GreedyQPolicy | RecurrentCategoricalPolicy
 
 
 def make(kind: str, seed: int = 0) -> Policy:
+    if kind in CONTINUOUS:
+        return policy_of(kind, seed)
     with Seeds(seed).initialising("network"):
         if kind == "logits":
             return CategoricalPolicy(LogitsNetwork(MEAN, STD, (16, 8), 3))

@@ -13,18 +13,21 @@ import httpx
 import numpy as np
 import pytest
 
-from rlcourse.errors import ArtifactError
+from rlcourse.errors import ArtifactError, ConfigError
 from rlcourse.serving.assembly import Assembly, AssemblyConfig
 from rlcourse.serving.decision_log import DecisionLogConfig
-from rlcourse.serving.http import HttpConfig, management
+from rlcourse.serving.hot import HttpConfig
+from rlcourse.serving.http import management
 from rlcourse.serving.policies import Artifact, Booleans, Decided, Floats, read_artifact
 from rlcourse.serving.server import ServerConfig
 from rlcourse.serving.service import ServiceConfig
 from rlcourse.serving.shelf import ShelfConfig
 
 
-def assembled(state: Path | None = None, **http: int) -> Assembly:
-    parts = AssemblyConfig(ServerConfig(), HttpConfig(**http), ServiceConfig(), ShelfConfig(), DecisionLogConfig())
+def assembled(state: Path | None = None, shelf: ShelfConfig | None = None, **http: int) -> Assembly:
+    parts = AssemblyConfig(
+        ServerConfig(), HttpConfig(**http), ServiceConfig(), shelf or ShelfConfig(), DecisionLogConfig()
+    )
     return Assembly(parts, state=state)
 
 
@@ -92,15 +95,16 @@ def test_a_restart_finds_versions_default_and_the_way_back(save: Callable[..., A
     first.restore()
     app = management(first.service, read=read_artifact, changed=first.note_shelf)
     versions = "/v1/policies/rl_policy/versions"
-    loaded, switched, gone, again, bad = asked(
+    loaded, switched, gone, again, bad, odd = asked(
         app,
         ("POST", versions, {"path": str(folders[1]), "version": "v1", "default": True}),
         ("POST", versions, {"path": str(folders[2]), "version": "v2"}),
         ("DELETE", f"{versions}/v2", None),
         ("POST", versions, {"path": str(folders[1]), "version": "v1"}),
         ("POST", versions, {"path": str(tmp_path / "nothing")}),
+        ("POST", versions, {"path": "no\0path"}),
     )
-    assert [one.status_code for one in (loaded, switched, gone, again, bad)] == [201, 201, 200, 409, 422]
+    assert [one.status_code for one in (loaded, switched, gone, again, bad, odd)] == [201, 201, 200, 409, 422, 422]
     first.close()
     second = assembled(tmp_path / "state")
     second.load("rl_policy", folders[0], version="v0")
@@ -115,6 +119,43 @@ def test_a_restart_finds_versions_default_and_the_way_back(save: Callable[..., A
     with pytest.raises(ArtifactError, match="which versions were live"):
         third.restore()
     third.close()
+
+
+@pytest.mark.parametrize("interval_s", [0.001, 1000.0])
+def test_a_kill_loses_the_memories_since_the_last_saving(
+    save: Callable[..., Any], tmp_path: Path, interval_s: float
+) -> None:
+    folder, _ = save("recurrent")
+    first = assembled(tmp_path / "state", ShelfConfig(session_save_interval_s=interval_s))
+    first.load("rl_policy", folder)
+    body = {"observation": [1.0, -1.0, 2.0, 0.5], "session": "s"}
+    asked(first.application, *[("POST", ACT, body)] * 5)
+    (loaded,) = first.shelf.entries["rl_policy"].versions.values()
+    assert loaded.sessions is not None
+    remembered = loaded.sessions.get("s")
+    time.sleep(0.01)
+    first._now_and_then()  # the server does so every second
+    if first._saving is not None:
+        first._saving.join()
+    asked(first.application, *[("POST", ACT, body)] * 5)
+    second = assembled(tmp_path / "state")  # the first one has not ended: it was killed
+    second.load("rl_policy", folder)
+    second.restore()
+    (again,) = second.shelf.entries["rl_policy"].versions.values()
+    assert again.sessions is not None
+    found = again.sessions.get("s")
+    if interval_s > 1.0:
+        assert found is None
+    else:
+        assert found is not None
+        np.testing.assert_array_equal(found, remembered)
+    first.close()
+    second.close()
+
+
+def test_an_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        ShelfConfig(session_save_interval_s=0.0)
 
 
 class Slow:

@@ -13,8 +13,9 @@ from rlcourse.serving import wire
 from rlcourse.serving.batching import Batcher
 from rlcourse.serving.decision_log import ListRecorder
 from rlcourse.serving.policies import Artifact, Booleans, Decided, Floats
+from rlcourse.serving.prepared import Outcome
 from rlcourse.serving.refusals import Refused
-from rlcourse.serving.service import NullWatcher, Outcome, PolicyService, ServiceConfig
+from rlcourse.serving.service import NullWatcher, PolicyService, ServiceConfig
 from rlcourse.serving.shelf import Shelf, ShelfConfig
 
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from rlcourse.errors import ConfigError
 from rlcourse.serving.client import AsyncPolicyClient, ClientConfig, PolicyClient, ServiceUnavailableError
 from rlcourse.serving.refusals import Refused
 
@@ -172,3 +176,139 @@ def test_rewards_are_delivered_or_said_not_to_be() -> None:
         network.replies = [httpx.ReadError("reset")]
         with pytest.raises(ServiceUnavailableError):
             client.reward("r", 1.5)
+
+
+@both
+def test_a_continuous_fallback_is_a_list_for_every_row(asynchronous: bool) -> None:
+    network = Network(httpx.Response(500))
+    assert ask(asynchronous, network, fallback_action=(0.5, -1.0))[0].action == [0.5, -1.0]
+    with PolicyClient(
+        "http://service", config=ClientConfig(fallback_action=(0.5,)), transport=httpx.MockTransport(network)
+    ) as client:
+        assert client.act_batch([[0.0], [1.0]]).action == [[0.5], [0.5]]
+    for wrong in ((), (float("nan"),)):
+        with pytest.raises(ConfigError):
+            ClientConfig(fallback_action=wrong)
+
+
+class Dripping:
+    """A server that sends a sound answer, but a byte at a time from some place on, and never so slowly that one read alone
+    would be too late."""
+
+    PAUSE_S, BYTES = 0.05, 80
+
+    def __init__(self, quick: int) -> None:
+        body = json.dumps(ANSWER).encode()
+        self.answer = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        self.quick = len(self.answer) - self.BYTES if quick < 0 else quick  # bytes sent at once
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.stop = threading.Event()
+        self.connections = 0
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection:
+                while not self.stop.is_set() and self.one(connection):
+                    pass
+
+    def one(self, connection: socket.socket) -> bool:
+        try:
+            if not self.heard(connection):
+                return False
+            connection.sendall(self.answer[: self.quick])
+            for at in range(self.quick, len(self.answer)):
+                if self.stop.wait(self.PAUSE_S):
+                    return False
+                connection.sendall(self.answer[at : at + 1])
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def heard(connection: socket.socket) -> bytes:
+        said = b""
+        while part := connection.recv(65536):
+            said += part
+            head, end, body = said.partition(b"\r\n\r\n")
+            found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            if end and found and len(body) >= int(found[1]):
+                return said
+        return b""
+
+    def close(self) -> None:
+        self.stop.set()
+        self.listener.close()
+        self.thread.join(10)
+
+
+@pytest.fixture(params=[0, -1], ids=["headers", "body"])
+def dripping(request: pytest.FixtureRequest) -> Iterator[Dripping]:
+    server = Dripping(request.param)
+    yield server
+    server.close()
+
+
+@both
+def test_the_deadline_is_for_all_reads_together(asynchronous: bool, dripping: Dripping) -> None:
+    # At least four seconds of drops, each in time: a limit for each read would wait for all of them, and believe the answer.
+    config = ClientConfig(deadline_s=0.3, retries=3, fallback_action=2)
+
+    async def run() -> Any:
+        async with AsyncPolicyClient(dripping.url, config=config) as client:
+            return await client.act([0.0, 1.0])
+
+    if asynchronous:
+        answer = asyncio.run(run())
+    else:
+        with PolicyClient(dripping.url, config=config) as client:
+            answer = client.act([0.0, 1.0])
+    assert answer.action == 2
+    assert answer.fallback.startswith("client:")
+
+
+@both
+def test_a_reward_has_a_deadline_for_all_of_it_too(asynchronous: bool, dripping: Dripping) -> None:
+    config = ClientConfig(deadline_s=0.03, retries=3)
+
+    async def run() -> None:
+        async with AsyncPolicyClient(dripping.url, config=config) as client:
+            await client.reward("r", 1.0)
+
+    with pytest.raises(ServiceUnavailableError, match="not delivered"):
+        if asynchronous:
+            asyncio.run(run())
+        else:
+            with PolicyClient(dripping.url, config=config) as client:
+                client.reward("r", 1.0)
+
+
+def test_a_connection_is_kept_and_a_long_body_arrives_whole() -> None:
+    server = Dripping(10_000)
+    try:
+        with PolicyClient(server.url, config=ClientConfig(deadline_s=10.0)) as client:
+            assert [client.act([0.0, 1.0]).action for _ in range(5)] == [1] * 5
+            assert server.connections == 1
+            # More than a socket takes at once: written in pieces.
+            assert client.act_batch([[0.123456789] * 2] * 50_000).action == 1
+    finally:
+        server.close()
+
+
+def test_nobody_there_is_a_connection_error_as_httpx_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with PolicyClient(f"http://127.0.0.1:{port}", config=ClientConfig(fallback_action=0, deadline_s=5.0)) as client:
+        assert client.act([0.0]).fallback == "client: ConnectError"

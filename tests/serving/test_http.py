@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 import schemathesis
 import torch
@@ -22,6 +23,8 @@ from rlcourse.randomness import Seeds
 from rlcourse.serving.client import ClientConfig, PolicyClient
 from rlcourse.serving.decision_log import read_lines
 from rlcourse.serving.decisions import read_episodes
+from rlcourse.serving.refusals import Refused
+from tests.deployment.policies import CONTINUOUS
 
 pytestmark = pytest.mark.slow
 OBS = torch.randn(60, 4, generator=Seeds(0).torch("obs"))
@@ -57,6 +60,40 @@ def test_answers_are_those_of_the_policy_and_become_episodes(
     assert joined.episodes.rewards.tolist() == [float(n) for n in range(60)]
 
 
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_continuous_answers_are_those_of_the_policy_and_become_episodes(
+    kind: str, save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, policy = save(kind)
+    server = serve(folder, "--state", tmp_path / "state", "--fallback", "0.5,1")
+    rows = torch.cat([OBS, torch.zeros(1, 4), torch.full((1, 4), 1e6)])
+    taken = []
+    with PolicyClient(server.url, config=PATIENT) as client:
+        together = client.act_batch(rows.tolist())
+        np.testing.assert_allclose(together.action, policy.act(rows, greedy=True).numpy(), rtol=1e-5, atol=1e-5)
+        assert together.probability == [None] * len(rows)
+        for step, row in enumerate(OBS.tolist()):
+            answer = client.act(row, session="s", deterministic=False)
+            assert (answer.fallback, answer.confidence) == (None, None)
+            assert (answer.probability is None) == (kind == "deterministic")
+            taken.append(answer.action)
+            client.reward(answer.request_id, float(step), terminated=step == len(OBS) - 1)
+        unusable = client.act([None, 0.0, 0.0, 0.0])
+        assert (unusable.action, unusable.probability, unusable.fallback) == ([0.5, 1.0], None, "non_finite")
+        with pytest.raises(Refused, match="masked"):
+            client.act(OBS[0].tolist(), mask=[True, True])
+    assert server.terminate() == 0
+    joined = read_episodes(tmp_path / "state" / "decisions", as_taken=True)
+    assert joined.episodes.lengths.tolist() == [60]
+    np.testing.assert_array_equal(joined.episodes.actions, np.array(taken, np.float32))
+    drawn = read_episodes(tmp_path / "state" / "decisions").episodes
+    if kind == "deterministic":
+        assert np.isnan(drawn.behaviour_probabilities).all()
+    else:
+        named = policy.log_density(OBS, torch.from_numpy(drawn.actions)).exp().numpy()
+        assert drawn.behaviour_probabilities == pytest.approx(named, rel=0.02)
+
+
 def test_a_recurrent_session_goes_on_after_a_restart(
     save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -76,7 +113,7 @@ def test_a_recurrent_session_goes_on_after_a_restart(
 def test_schemathesis_finds_no_server_error(
     save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = serve(save()[0], "--state", tmp_path / "state")
+    server = serve(save()[0], f"box={save('squashed-gaussian')[0]}", "--state", tmp_path / "state")
     tried: set[tuple[str, int]] = set()
     for url in (server.url, server.management):
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")

@@ -1,0 +1,99 @@
+"""What requests and answers look like, for ``/openapi.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlcourse.serving import wire
+
+PATH_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": "^[^\\x00]+$"}
+NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"}
+_NUMBERS = {"type": "array", "items": {"type": ["number", "null"]}}
+_BOOLEANS = {"type": "array", "items": {"type": "boolean"}}
+ACTION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["observation"],
+    "properties": {
+        "observation": {"anyOf": [_NUMBERS, {"type": "array", "items": _NUMBERS}]},
+        "deterministic": {"type": "boolean", "default": True},
+        "mask": {
+            "anyOf": [_BOOLEANS, {"type": "array", "items": _BOOLEANS}, {"type": "null"}],
+            "description": "What is allowed, one for each action. Refused (422) by a policy over continuous actions.",
+        },
+        "session": NAME_SCHEMA,
+        "reset": {"type": "boolean", "default": False},
+        "version": NAME_SCHEMA,
+        "request_id": NAME_SCHEMA,
+        "deadline_ms": {"type": "number", "exclusiveMinimum": 0, "maximum": 60000},
+    },
+}
+
+
+def _or_list(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [kind, {"type": "array", "items": kind}]}
+
+
+_CONTINUOUS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+ANSWER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["action", "probability", "policy", "version", "request_id", "fallback"],
+    "properties": {
+        "action": {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                _CONTINUOUS,
+                {"type": "array", "items": _CONTINUOUS},
+            ],
+            "description": "The number of an action; or, of a policy over continuous actions, a list of numbers within "
+            "their bounds. A batch of observations gets a list of either.",
+        },
+        "probability": {
+            **_or_list({"type": ["number", "null"], "minimum": 0}),
+            "description": "With which the service took the action: 1 if deterministic. Of a continuous action its density, "
+            "in the units of the environment, as it was drawn, before a bound cut it off; null if it was not drawn: "
+            "deterministic, or a fixed fallback.",
+        },
+        "confidence": {
+            **_or_list({"type": ["number", "null"]}),
+            "description": "The policy's own probability of the action; null where it was not asked, and for continuous ones.",
+        },
+        "policy": {"type": "string"},
+        "version": {"type": "string"},
+        "request_id": {"type": "string"},
+        "deterministic": {"type": "boolean"},
+        "fallback": {
+            **_or_list({"type": ["string", "null"]}),
+            "description": "Why the policy's own answer was not used; null where it was.",
+        },
+    },
+}
+_REWARD: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["request_id", "reward"],
+    "properties": {
+        "request_id": NAME_SCHEMA,
+        "reward": {"type": "number", "minimum": -wire.LARGEST, "maximum": wire.LARGEST},
+        "terminated": {"type": "boolean"},
+        "truncated": {"type": "boolean"},
+        "next_observation": {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]},
+        "row": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+        "session": NAME_SCHEMA,
+    },
+}
+REWARD_SCHEMA = _or_list(_REWARD)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What FastAPI is told of refusals with these statuses."""
+    words = {
+        400: "No JSON",
+        401: "No valid API key",
+        404: "No such policy or version",
+        409: "It cannot be done as things stand",
+        413: "The body is too large",
+        422: "JSON of another shape",
+        429: "Too many requests; see Retry-After",
+    }
+    return {status: {"description": words[status]} for status in statuses}
