@@ -35,6 +35,9 @@ TOOLS = {
     "chromedriver": "drives chromium in make test",
     "bwrap": "isolates submissions in rlcourse grade",
     "java": "runs TorchServe",
+    "prometheus": "watches a service in rlcourse monitor up; its promtool grades alert rules",
+    "prometheus-alertmanager": "tells people of alerts in rlcourse monitor up",
+    "haproxy": "carries the traffic of a release; an adapter's tests need it",
 }
 EXTRAS = {  # package: (extra, purpose)
     "jupyter-book": ("book", "builds the site"),

@@ -1,0 +1,128 @@
+"""The unit tests of what looks back over hours and days: error budgets, and entropy beside its own past."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rlcourse.monitoring.case_series import DAY, HOUR, MINUTE, POLICY, WHO, decisions, refused, requests, when
+from rlcourse.monitoring.rule_cases import Case, Series, gauge
+
+
+def budget_cases() -> list[Case]:
+    """The fast burn of the hour, pinned from both sides while six hours do not burn; then the other windows."""
+    fast, decided, answered = ({**POLICY, "slo": "fast"}, {**POLICY, "slo": "decided"}, {"slo": "answered"})
+    page, ticket = "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow"
+    return [
+        replace(case, evaluate_s=5 * MINUTE)
+        for case in (
+            Case(
+                "15 % of the requests are slow for 70 minutes after four good hours",
+                requests((240, 100, 0), (70, 100, 15), (20, 100, 0)),
+                (
+                    *when(page, fast, (240 * MINUTE, False), (280 * MINUTE, False), (305 * MINUTE, True)),
+                    *when(page, fast, (320 * MINUTE, False)),
+                ),
+            ),
+            Case(
+                "just below: 14 % for 70 minutes after four good hours",
+                requests((240, 100, 0), (70, 100, 14)),
+                when(page, fast, (305 * MINUTE, False), (310 * MINUTE, False)),
+            ),
+            Case(
+                "6.5 % of the requests are slow for two hours",
+                requests((120, 200, 13), (60, 200, 0)),
+                (
+                    *when(page, fast, (60 * MINUTE, True), (120 * MINUTE, True)),
+                    *when(page, fast, (155 * MINUTE, False)),
+                ),
+            ),
+            Case(
+                "just below: 5.5 % for two hours",
+                requests((120, 200, 11)),
+                when(page, fast, (60 * MINUTE, False), (120 * MINUTE, False)),
+            ),
+            Case(
+                "15 % of the decisions are the fallback's by the service's fault",
+                decisions((240, 100, 0), (70, 100, 15), (20, 100, 0)),
+                when(page, decided, (240 * MINUTE, False), (305 * MINUTE, True), (320 * MINUTE, False)),
+            ),
+            Case(
+                "just below: 14 % of them for an hour after four good hours",
+                decisions((240, 100, 0), (65, 100, 14)),
+                when(page, decided, (300 * MINUTE, False)),
+            ),
+            Case(
+                "observations that are no numbers spend nobody's budget",
+                decisions((120, 100, 50), reason="non_finite"),
+                (*when(page, decided, (110 * MINUTE, False)), *when(ticket, decided, (110 * MINUTE, False))),
+            ),
+            Case(
+                "2 % of the requests are turned away as too many, for 70 minutes",
+                refused("429", (240, 0), (70, 20), (20, 0)),
+                when(page, answered, (240 * MINUTE, False), (305 * MINUTE, True), (320 * MINUTE, False)),
+            ),
+            Case(
+                "just below: 0.55 % of the requests are turned away",
+                refused("503", (120, 5.5)),
+                when(page, answered, (60 * MINUTE, False), (110 * MINUTE, False)),
+            ),
+            Case(
+                "a client's own faults spend nobody's budget",
+                refused("422", (120, 500)),
+                (*when(page, answered, (110 * MINUTE, False)), *when(ticket, answered, (110 * MINUTE, False))),
+            ),
+        )
+    ]
+
+
+def day_cases() -> tuple[Case, ...]:
+    """What looks back over days: samples ten minutes apart, evaluated every hour."""
+    fast, ticket = {**POLICY, "slo": "fast"}, "ErrorBudgetBurnSlow"
+    day = DAY // 600
+
+    def entropy(*phases: tuple[int, float]) -> tuple[Series, ...]:
+        return (Series("rl_policy_entropy_nats", WHO, gauge(*((6 * hours, value) for hours, value in phases))),)
+
+    budgets = (
+        (
+            "3.3 % slow for a day and a bit, after three good days with more traffic",
+            ((3 * day, 3000, 0), (day + 12, 1000, 33), (day, 1000, 0)),
+            ((3 * DAY, False), (4 * DAY, True), (4 * DAY + 8 * HOUR, False)),
+        ),
+        (
+            "just below: 2.7 % for a day",
+            ((3 * day, 3000, 0), (day, 1000, 27)),
+            ((4 * DAY - HOUR, False), (4 * DAY, False)),
+        ),
+        (
+            "1.1 % slow for four days",
+            ((4 * day, 1000, 11), (day, 1000, 0)),
+            ((3 * DAY + 12 * HOUR, True), (4 * DAY + 7 * HOUR, False)),
+        ),
+        ("just below: 0.9 % for four days", ((4 * day, 1000, 9),), ((3 * DAY, False), (4 * DAY, False))),
+    )
+    return (
+        *(Case(name, requests(*phases), when(ticket, fast, *at), 600.0, HOUR) for name, phases, at in budgets),
+        Case(
+            "entropy falls to 45 % of what it was, and recovers",
+            entropy((20, 1.0), (3, 0.45), (2, 1.0)),
+            when(
+                "EntropyCollapse",
+                WHO,
+                (19 * HOUR, False),
+                (20 * HOUR, False),
+                (21 * HOUR, True),
+                (22 * HOUR, True),
+                (23 * HOUR, False),
+            ),
+            600.0,
+            HOUR,
+        ),
+        Case(
+            "just below: entropy falls to 52 % of what it was",
+            entropy((20, 1.0), (3, 0.52)),
+            when("EntropyCollapse", WHO, (21 * HOUR, False), (22 * HOUR, False)),
+            600.0,
+            HOUR,
+        ),
+    )

@@ -1,0 +1,306 @@
+"""Every signal that a policy in production is watched by: its name in Prometheus, its unit, its labels, its meaning.
+
+Rules, dashboards and the exporter take their names from here, so that none of them can watch a series that nobody
+writes. Names follow Prometheus' conventions: the prefix ``rl_``, base units (seconds, not milliseconds; shares from 0 to
+1, not percent), ``_total`` at the end of what only grows.
+
+Two programs write them. The policy service counts what it answers (``source="service"``, written by
+:mod:`rlcourse.serving.metrics`); what it cannot know, such as rewards, safety and drift, is added by a monitor
+(``source="monitor"``, written by :mod:`rlcourse.monitoring.exporter`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from rlcourse.errors import ConfigError
+
+Kind = Literal["counter", "gauge", "histogram"]
+Source = Literal["service", "monitor"]
+
+_NAME = re.compile(r"^rl_[a-z][a-z0-9_]*$")
+_LABEL = re.compile(r"^[a-z][a-z0-9_]*$")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One metric: a series for each combination of its labels' values."""
+
+    name: str
+    """As it is exposed; a counter's ends in ``_total``."""
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    """One sentence, without a line break or a bar: it goes into the exposition and into a table."""
+    buckets: tuple[float, ...] | None = None
+    """Upper bounds of a histogram, rising, without infinity."""
+    source: Source = "monitor"
+
+    def __post_init__(self) -> None:
+        for problem, wrong in (
+            (f"{self.name!r} is no name for a signal.", _NAME.match(self.name) is None),
+            (f"{self.name} and _total disagree.", self.name.endswith("_total") != (self.kind == "counter")),
+            (
+                f"{self.name} has the labels {self.labels}.",
+                len(set(self.labels)) < len(self.labels)
+                or any(_LABEL.match(label) is None or label in ("le", "quantile") for label in self.labels),
+            ),
+            (f"{self.name} and buckets disagree.", (self.buckets is not None) != (self.kind == "histogram")),
+            (f"{self.name} explains nothing.", not self.help or "\n" in self.help or "|" in self.help + self.unit),
+        ):
+            if wrong:
+                raise ConfigError(problem, mend="Follow Prometheus' conventions; the other signals are examples.")
+        bounds = self.buckets
+        if bounds is not None and (
+            not bounds or not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds))
+        ):
+            raise ConfigError(f"{self.name} has the buckets {bounds}.", mend="Use finite upper bounds that rise.")
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names that a query may use.
+
+        A histogram of numbers that may be negative has no ``_sum``: it would fall as well as rise, and ``rate()`` takes
+        every fall for a restart. Its mean is a gauge of its own.
+        """
+        if self.buckets is None:
+            return (self.name,)
+        parts = ("_bucket", "_count") if self.buckets[0] < 0.0 else ("_bucket", "_count", "_sum")
+        return tuple(self.name + part for part in parts)
+
+
+RETURN_BUCKETS = (
+    *(-1000.0, -500.0, -300.0, -200.0, -150.0, -120.0, -100.0, -90.0, -80.0, -70.0, -60.0, -50.0, -40.0, -20.0),
+    *(0.0, 20.0, 50.0, 100.0, 200.0, 300.0, 400.0, 475.0, 500.0, 1000.0),
+)
+STEP_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 144.0, 200.0, 500.0, 1000.0)
+SIGNED_BUCKETS = (
+    *(-1000.0, -300.0, -100.0, -30.0, -10.0, -3.0, -1.0, -0.3, -0.1, -0.03, -0.01),
+    *(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+)
+NORM_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+REQUEST_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 43200.0, 86400.0, 604800.0)
+
+_WHO = ("policy", "version")
+_CHECK = ("policy", "check")
+
+# Task first, then policy, learner, service, safety and money, drift, and the monitor itself.
+CATALOGUE: tuple[Signal, ...] = (
+    Signal(
+        "rl_episode_return",
+        "histogram",
+        "reward",
+        _WHO,
+        "Undiscounted return of each episode that ended, a time limit counting as an end.",
+        RETURN_BUCKETS,
+    ),
+    Signal("rl_episode_return_mean", "gauge", "reward", _WHO, "Mean return of the last episodes that ended."),
+    Signal("rl_episode_steps", "histogram", "steps", _WHO, "Length of each episode that ended.", STEP_BUCKETS),
+    Signal(
+        "rl_episodes_total",
+        "counter",
+        "episodes",
+        (*_WHO, "end"),
+        "Episodes by how they ended: terminated, truncated, or abandoned (nothing was heard of them for too long).",
+    ),
+    Signal(
+        "rl_episodes_succeeded_total", "counter", "episodes", _WHO, "Episodes that reached what success means here."
+    ),
+    Signal("rl_episodes_unfinished", "gauge", "episodes", _WHO, "Episodes that have begun and not ended."),
+    Signal(
+        "rl_success_ratio",
+        "gauge",
+        "share",
+        _WHO,
+        "Share of the last episodes that succeeded; abandoned ones count as no success.",
+    ),
+    Signal(
+        "rl_success_ratio_low", "gauge", "share", _WHO, "Lower end of the 95 % Wilson interval of the success rate."
+    ),
+    Signal(
+        "rl_success_ratio_high", "gauge", "share", _WHO, "Upper end of the 95 % Wilson interval of the success rate."
+    ),
+    Signal("rl_reward_delay_seconds", "histogram", "s", _WHO, "From a decision to its reward.", DELAY_BUCKETS_S),
+    Signal("rl_rewards_pending", "gauge", "decisions", _WHO, "Decisions whose reward is still awaited."),
+    Signal("rl_rewards_expired_total", "counter", "decisions", _WHO, "Decisions whose reward did not come in time."),
+    Signal(
+        "rl_actions_total",
+        "counter",
+        "decisions",
+        (*_WHO, "action"),
+        "Decisions by action; actions beyond the bound of the labels are other.",
+    ),
+    Signal(
+        "rl_policy_entropy_nats",
+        "gauge",
+        "nat",
+        _WHO,
+        "Mean entropy of the policy's action distribution over the last decisions.",
+    ),
+    Signal(
+        "rl_exploration_ratio",
+        "gauge",
+        "share",
+        _WHO,
+        "Share of the last decisions whose action was drawn instead of being the likeliest.",
+    ),
+    Signal("rl_q_value", "histogram", "reward", _WHO, "Q-value of the action that was taken.", SIGNED_BUCKETS),
+    Signal(
+        "rl_loss",
+        "histogram",
+        "depends on the loss",
+        ("policy", "loss"),
+        "What the learner's gradient steps go down, one observation for each update.",
+        SIGNED_BUCKETS,
+    ),
+    Signal(
+        "rl_gradient_norm", "histogram", "1", ("policy",), "Length of the gradient before it was cut.", NORM_BUCKETS
+    ),
+    Signal("rl_training_steps_total", "counter", "steps", ("policy",), "Environment steps that training has used."),
+    Signal(
+        "rl_steps_to_threshold",
+        "gauge",
+        "steps",
+        ("policy",),
+        "Environment steps until the evaluation first reached the wanted return; infinite while it has not.",
+    ),
+    Signal(
+        "rl_decisions_total",
+        "counter",
+        "observations",
+        (*_WHO, "fallback"),
+        "Observations answered with an action, by the reason for a fallback (none: the policy's own action).",
+        source="service",
+    ),
+    Signal(
+        "rl_request_seconds",
+        "histogram",
+        "s",
+        _WHO,
+        "From the arrival of a request to its decision; its count is the number of requests.",
+        REQUEST_BUCKETS_S,
+        source="service",
+    ),
+    Signal(
+        "rl_refused_total",
+        "counter",
+        "requests",
+        ("status",),
+        "Requests answered without an action, by HTTP status.",
+        source="service",
+    ),
+    Signal(
+        "rl_requests_in_flight",
+        "gauge",
+        "requests",
+        (),
+        "Requests that have begun and are not answered.",
+        source="service",
+    ),
+    Signal("rl_default_version", "gauge", "0 or 1", _WHO, "1 for the version that answers.", source="service"),
+    Signal("rl_breaker_state", "gauge", "0, 1, 2", _WHO, "0 closed, 1 half open, 2 open.", source="service"),
+    Signal("rl_sessions", "gauge", "sessions", _WHO, "Sessions remembered.", source="service"),
+    Signal("rl_rewards_total", "counter", "rewards", (), "Rewards that came in.", source="service"),
+    Signal(
+        "rl_decision_log_lines_total", "counter", "lines", (), "Lines written to the decision log.", source="service"
+    ),
+    Signal("rl_decision_log_dropped_total", "counter", "lines", (), "Lines lost to a full queue.", source="service"),
+    Signal("rl_decision_log_waiting", "gauge", "lines", (), "Lines that are in memory alone.", source="service"),
+    Signal("rl_decision_log_failing", "gauge", "0 or 1", (), "1 while the disk takes nothing.", source="service"),
+    Signal(
+        "rl_human_overrides_total",
+        "counter",
+        "decisions",
+        (*_WHO, "reason"),
+        "Decisions that a person replaced, by the reason given.",
+    ),
+    Signal(
+        "rl_safety_violations_total",
+        "counter",
+        "steps",
+        (*_WHO, "constraint"),
+        "Steps that ended outside a safety limit, by limit.",
+    ),
+    Signal(
+        "rl_safety_violation_ratio",
+        "gauge",
+        "share",
+        _WHO,
+        "Share of the last steps that ended outside a safety limit.",
+    ),
+    Signal("rl_cost_euros_total", "counter", "EUR", (*_WHO, "cost"), "Money spent, by what for: energy, penalty."),
+    Signal(
+        "rl_cost_euros_per_hour", "gauge", "EUR/h", _WHO, "Money spent for each hour of operation over the last steps."
+    ),
+    Signal(
+        "rl_roi_ratio",
+        "gauge",
+        "share",
+        _WHO,
+        "Share of the safe baseline's cost that the policy saves: 0.1 is a tenth cheaper, below 0 it loses money.",
+    ),
+    Signal("rl_roi_ratio_low", "gauge", "share", _WHO, "Lower end of the 95 % interval of the saved share."),
+    Signal("rl_roi_ratio_high", "gauge", "share", _WHO, "Upper end of the 95 % interval of the saved share."),
+    Signal(
+        "rl_drift_statistic",
+        "gauge",
+        "depends on the check",
+        (*_CHECK, "feature"),
+        "How far the last window lies from the reference, by check and feature (all: the whole distribution).",
+    ),
+    Signal(
+        "rl_drift_p_value",
+        "gauge",
+        "share",
+        (*_CHECK, "feature"),
+        "Probability of a statistic as large without drift, adjusted for the number of features tested.",
+    ),
+    Signal("rl_drift_alarm", "gauge", "0 or 1", _CHECK, "1 while the last window raises an alarm."),
+    Signal("rl_drift_alarms_total", "counter", "windows", _CHECK, "Windows that raised an alarm."),
+    Signal("rl_drift_windows_total", "counter", "windows", _CHECK, "Windows that were checked."),
+    Signal(
+        "rl_drift_failures_total", "counter", "windows", _CHECK, "Windows that could not be checked: too few rows, NaN."
+    ),
+    Signal(
+        "rl_label_overflow_total",
+        "counter",
+        "observations",
+        ("signal", "label"),
+        "Observations whose label value came after the bound was reached and is shown as other.",
+    ),
+)
+
+_BY_NAME = {signal.name: signal for signal in CATALOGUE}
+
+
+def signal_named(name: str) -> Signal:
+    """The signal of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _BY_NAME:
+        raise ConfigError(f"There is no signal {name!r}.", mend="rlcourse.monitoring.catalogue lists them.")
+    return _BY_NAME[name]
+
+
+def series_names(signals: tuple[Signal, ...] = CATALOGUE) -> frozenset[str]:
+    """Every name that a query may use, such as ``rl_request_seconds_bucket``."""
+    return frozenset(name for signal in signals for name in signal.series)
+
+
+def signals_table(signals: tuple[Signal, ...] = CATALOGUE) -> str:
+    """The catalogue as a Markdown table, in its order."""
+    lines = ["| name | kind | what it is | unit | labels | written by |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{signal.name}` | {signal.kind} | {signal.help} | {signal.unit} "
+        f"| {', '.join(f'`{label}`' for label in signal.labels) or 'none'} | {signal.source} |"
+        for signal in signals
+    ]
+    return "\n".join(lines) + "\n"

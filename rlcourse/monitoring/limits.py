@@ -1,0 +1,66 @@
+"""Where fine ends: the numbers that the rules, the dashboard and the promises share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlcourse.errors import ConfigError
+from rlcourse.monitoring.catalogue import REQUEST_BUCKETS_S
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What another policy, trusted and simple, earns in the same place."""
+
+    policy: str
+    """The name under which the policy that is compared with it is served."""
+    mean_return: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where fine ends. Defaults are for a policy that must act within 100 ms, and whose mistakes cost money."""
+
+    latency_s: float = 0.1
+    """The slowest 1 % may take no longer. One of the histogram's bounds, because nothing is known between them."""
+    return_share: float = 0.9
+    """Of the baseline's return. Raising it tells of smaller losses, and of more that are chance."""
+    min_episodes: int = 20
+    """So many must have ended within the hour before a return says anything."""
+    entropy_share: float = 0.5
+    """Of its own mean over a day. Raising it tells of smaller changes."""
+    fallback_share: float = 0.05
+    """Of the decisions may be the fallback's."""
+    violation_share: float = 0.01
+    """Of the last steps may end outside a safety limit."""
+    window_s: float = 300.0
+    """Over which rates are taken. Longer is smoother, and later to notice and to forget."""
+    hold_s: float = 120.0
+    """How long a condition must last. Longer forgives more, and tells later."""
+    answered: float = 0.999
+    """Promised share of requests that are answered with an action."""
+    decided: float = 0.99
+    """Promised share of decisions that are the policy's own where the observation is sound."""
+    fast: float = 0.99
+    """Promised share of requests within ``latency_s``."""
+
+    def __post_init__(self) -> None:
+        if self.latency_s not in REQUEST_BUCKETS_S:
+            raise ConfigError(
+                f"A latency limit of {self.latency_s} s lies between the histogram's bounds.",
+                mend=f"Use one of {', '.join(map(str, REQUEST_BUCKETS_S))}.",
+            )
+        for share in (self.return_share, self.entropy_share, self.fallback_share, self.violation_share):
+            if not 0.0 < share < 1.0:
+                raise ConfigError(f"A limit of {share} is no share.", mend="Use a number between 0 and 1.")
+        if self.min_episodes < 1 or self.window_s <= 0.0 or self.hold_s < 0.0:
+            raise ConfigError("A count or a time is below its range.", mend="Use 1 episode or more, times above 0.")
+
+
+def return_floor(baseline: float, share: float) -> float:
+    """The least return that counts as good enough.
+
+    ``baseline - (1 - share) * |baseline|``: for 475 and 0.9 it is 427.5; for -50 it is -55, a tenth of the baseline's size
+    worse. The product ``share * baseline`` would be -45, which is *better* than the baseline.
+    """
+    return baseline - (1.0 - share) * abs(baseline)
