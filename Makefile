@@ -15,7 +15,7 @@ export MKL_NUM_THREADS ?= 1
 REPORTS := _build/reports
 STAGE   := $(BIN)/python tools/run_stage.py
 
-.PHONY: setup book html serve test check lint types contracts unit labs learning site exercises notebooks bench lock clean
+.PHONY: setup book html serve test check lint types contracts unit labs learning site exercises notebooks bench servers lock clean
 
 setup: $(STAMP)
 
@@ -84,6 +84,12 @@ test:
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py
+
+# LitServe and BentoML for benchmarks/serving_peers.py, apart from everything else; torch first and alone, as above.
+servers: $(STAMP)
+	test -x .venv-servers/bin/python || $(BIN)/python -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check litserve==0.2.19 bentoml==1.4.40
 
 clean:
 	rm -rf _build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

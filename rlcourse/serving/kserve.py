@@ -1,7 +1,13 @@
 """The manifest that KServe, on Kubernetes, makes a policy service from.
 
 KServe copies the policy from where it is stored, starts the container, sends it traffic once it says that it is ready,
-adds and removes replicas, and can give a new revision a share of the traffic first.
+and adds and removes replicas.
+
+A canary, which is a new revision that gets a share of the traffic first, is more than that: Knative does the sharing.
+So ``canary_percent`` has an effect only where KServe runs in its Knative mode (called serverless mode before). In the
+standard mode (called raw deployment before) there is one Deployment, a new revision takes over all of the traffic, and
+nothing says that the share was ignored. Replicas counted by ``concurrency``, and none while nobody asks, need Knative
+as well. Which mode a cluster has is decided where KServe is installed.
 """
 
 from __future__ import annotations
@@ -35,17 +41,17 @@ class KServeConfig:
     namespace: str = "default"
     """Where in the cluster."""
     min_replicas: int = 1
-    """0 lets it sleep; whoever asks first then waits for a start."""
+    """0 lets it sleep, in Knative mode; whoever asks first then waits for a start."""
     max_replicas: int = 3
     """The most that load may call up."""
     concurrency: int = 32
-    """Requests at a time that call for another replica when there are more."""
+    """Requests at a time that call for another replica when there are more; Knative mode counts them."""
     cpu: str = "1"
     """Of each replica."""
     memory: str = "512Mi"
     """Of each replica."""
     canary_percent: int | None = None
-    """Share of the traffic for this revision beside the last one; nothing gives it all at once."""
+    """Share of the traffic for this revision beside the last one, in Knative mode; nothing gives it all at once."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -97,7 +103,8 @@ def inference_service(config: KServeConfig) -> dict[str, Any]:
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 2, "failureThreshold": 3},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 10, "failureThreshold": 3},
-        "resources": {"requests": resources, "limits": resources},
+        # Two dictionaries: YAML would write the second use of one as a reference to the first.
+        "resources": {"requests": {**resources}, "limits": {**resources}},
         "securityContext": {
             "runAsNonRoot": True,
             "allowPrivilegeEscalation": False,

@@ -28,6 +28,10 @@ except ImportError as error:
 
 BATCH_SIZE = 16
 BATCH_WAIT_S = 0.001
+MOST_AT_ONCE = 8 * BATCH_SIZE
+"""Requests that one replica may hold. Ray's own bound is 5, and no batch would ever be larger than that."""
+QUIET = {"log_level": "ERROR", "enable_access_log": False}
+"""Ray Serve writes two lines for every request, one in the process for HTTP and one in the replica."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -66,7 +70,10 @@ class PolicyReplica:
         obs = stacked["observation"]
         assert obs is not None
         acted = self.policy.act(obs, greedy=greedy, generator=self.rng, mask=stacked["mask"], memory=stacked["memory"])
-        told = {"action": acted.actions, "probabilities": acted.probabilities, "memory": acted.memory}
+        actions, about = acted.actions, self.policy.description
+        if about.low:  # a Gaussian's draw may lie outside
+            actions = np.clip(actions, np.array(about.low, np.float32), np.array(about.high, np.float32))
+        told = {"action": actions, "probabilities": acted.probabilities, "memory": acted.memory}
         return [
             {**{n: v[row].tolist() for n, v in told.items() if v is not None}, "version": self.policy.version}
             for row in range(len(asked))
@@ -123,7 +130,12 @@ def deployment(source: str | Path, *, replicas: int = 1, cpus: float = 1.0) -> s
         raise ConfigError(f"{replicas} replicas with {cpus} CPUs cannot answer.", mend="Use at least one.")
     NumpyPolicy.load(Path(source))
     options = {"num_cpus": cpus, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-    served = serve.deployment(num_replicas=replicas, ray_actor_options=options)(PolicyReplica)
+    served = serve.deployment(
+        num_replicas=replicas,
+        ray_actor_options=options,
+        max_ongoing_requests=MOST_AT_ONCE,
+        logging_config=QUIET,
+    )(PolicyReplica)
     return served.bind(str(Path(source).absolute()))
 
 
@@ -133,7 +145,7 @@ def running(source: str | Path, *, port: int = 8000, replicas: int = 1) -> Itera
     application = deployment(source, replicas=replicas)
     ray.init(num_cpus=replicas + 1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=QUIET)
         serve.run(application, name="rl_policy", route_prefix="/predictions/rl_policy")
         yield f"http://127.0.0.1:{port}/predictions/rl_policy"
     finally:

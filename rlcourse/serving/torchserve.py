@@ -8,14 +8,15 @@ workers), so nothing of it is imported here.
     policy ──archive──▶ model.mar ──TorchServe──▶ http://127.0.0.1:8085/predictions/NAME[/VERSION]
                                     │              8086  versions, workers (management)
                                     └──            8087  /metrics for Prometheus
+
+The management interface can make another version the default one. That choice outlives the process only where there is
+a ``state`` folder (:mod:`rlcourse.serving.torchserve_state`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import re
@@ -25,24 +26,34 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-from rlcourse.deployment.artifact import PolicyArtifact
-from rlcourse.deployment.exports import export
-from rlcourse.deployment.portable import inputs_of, outputs_of
-from rlcourse.errors import ArtifactError, ConfigError, MissingExtraError, ServerError
+from rlcourse.errors import ConfigError, MissingExtraError, ServerError
 from rlcourse.files import storage_errors
-from rlcourse.serving import torchserve_handler
+from rlcourse.serving.torchserve_archive import Model, archive, demand_package, read_archive
+from rlcourse.serving.torchserve_state import forget_old, in_order, remembered
+
+__all__ = [
+    "Management",
+    "Model",
+    "TorchServe",
+    "TorchServeConfig",
+    "archive",
+    "ask",
+    "find_java",
+    "metrics",
+    "predict",
+    "properties",
+    "read_archive",
+]
 
 HOST = "127.0.0.1"
 NEEDED_JAVA = 17
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUIET = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="error">
   <Appenders>
@@ -68,6 +79,9 @@ class TorchServeConfig:
     """How long a request may wait for company. Longer batches fill better and every answer comes later."""
     start_timeout_s: float = 90.0
     """How long the workers may take to be ready."""
+    state: Path | None = None
+    """Folder for the archives and the chosen default versions, of one server at a time. The next start with it goes on
+    with them. Without it nothing outlives the process."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65531:
@@ -76,99 +90,13 @@ class TorchServeConfig:
             raise ConfigError("Workers, batch size, delay and timeout must be above 0.", mend="Use 1 or more.")
 
 
-@dataclass(frozen=True)
-class Model:
-    """What an archive says that it holds."""
-
-    name: str
-    version: str
-
-
-def archive(artifact: PolicyArtifact, target: Path, *, name: str, version: str) -> Path:
-    """Pack a policy for TorchServe, with torch-model-archiver.
-
-    The policy inside is TorchScript that was checked against the policy itself.
-
-    Args:
-        artifact: the policy.
-        target: the ``.mar`` file; an older one is replaced.
-        name: what it is asked by.
-        version: of this policy under that name.
-
-    Raises:
-        ArtifactError: the exported policy does not answer as the policy does.
-        ConfigError: a name or version that TorchServe would not take.
-        MissingExtraError: torch-model-archiver is not installed.
-        StorageError: the file could not be written.
-    """
-    for text in (name, version):
-        if not _NAME.fullmatch(text):
-            raise ConfigError(
-                f"{text!r} is no name or version.", mend="Use letters, digits, dots, dashes, underscores."
-            )
-    _demand_package("model_archiver")
-    about = artifact.description
-    with tempfile.TemporaryDirectory() as folder, storage_errors(target):
-        policy = Path(folder) / "policy.pt"
-        export(artifact, "torchscript", policy)
-        served = {
-            **asdict(about),
-            "version": version,
-            "inputs": inputs_of(about),
-            "outputs": outputs_of(about),
-            "sha256": hashlib.sha256(policy.read_bytes()).hexdigest(),
-        }
-        extra = Path(folder) / torchserve_handler.DESCRIPTION
-        extra.write_text(json.dumps(served), encoding="utf-8")
-        words = [
-            "--model-name",
-            name,
-            "--version",
-            version,
-            "--serialized-file",
-            str(policy),
-            "--extra-files",
-            str(extra),
-        ]
-        words += ["--handler", str(torchserve_handler.__file__), "--export-path", folder, "--force"]
-        done = subprocess.run(
-            [sys.executable, "-m", "model_archiver.model_packaging", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        packed = Path(folder) / f"{name}.mar"
-        if done.returncode or not packed.is_file():
-            raise ServerError(f"torch-model-archiver failed: {done.stderr.strip()[-500:]}", mend="Read its message.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        shutil.copyfile(packed, part)
-        part.replace(target)
-    return target
-
-
-def read_archive(file: Path) -> Model:
-    """Name and version of a ``.mar`` file.
-
-    Raises:
-        ArtifactError: it is none.
-    """
-    try:
-        with zipfile.ZipFile(file) as packed:
-            model = json.loads(packed.read("MAR-INF/MANIFEST.json"))["model"]
-            return Model(str(model["modelName"]), str(model["modelVersion"]))
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{file} is no archive for TorchServe: {error}.", mend="Make one: rlcourse serve archive."
-        ) from error
-
-
 def properties(config: TorchServeConfig, archives: Sequence[Path], store: Path) -> str:
     """The text of ``config.properties``: loopback only, batched, and quiet.
 
     Args:
         config: how it runs.
-        archives: ``.mar`` files in ``store``; the first version of each name is its default.
+        archives: ``.mar`` files in ``store``; the first version of each name is its default, as TorchServe loads them
+            in this order.
         store: the folder that TorchServe may load from.
     """
     models: dict[str, dict[str, Any]] = {}
@@ -221,18 +149,21 @@ class TorchServe:
             raise ConfigError("Each archive must hold another version.", mend="Name at least one, and none twice.")
         self.management = Management(self.config.port + 1)
         self._folder: Path | None = None
+        self._store: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Start it and wait until every worker is ready.
 
         Raises:
+            ArtifactError: what the state folder remembers cannot be read, or an archive of it is gone.
             MissingExtraError: TorchServe or Java is missing.
             ServerError: it did not become ready.
+            StorageError: the state folder cannot be written to.
         """
         java = find_java()
         for package in ("ts", "yaml"):
-            _demand_package(package)
+            demand_package(package)
         # Workers talk through sockets in the temporary folder, whose names may have 107 characters at most.
         self._folder = folder = Path(tempfile.mkdtemp(prefix="ts"))
         try:
@@ -267,10 +198,12 @@ class TorchServe:
 
     def store(self, file: Path) -> str:
         """Copy an archive to where the running server may load it from; the name to register it by."""
-        assert self._folder is not None
-        model = read_archive(file)
-        name = f"{model.name}-{model.version}.mar"
-        shutil.copyfile(file, self._folder / "store" / name)
+        assert self._store is not None
+        name = read_archive(file).file
+        with storage_errors(self._store / name):
+            part = self._store / f".{name}.part"
+            shutil.copyfile(file, part)
+            part.replace(self._store / name)
         return name
 
     def log(self) -> str:
@@ -279,18 +212,27 @@ class TorchServe:
         return (self._folder / "log").read_text(encoding="utf-8", errors="replace")
 
     def _start(self, java: Path, folder: Path) -> None:
-        store = folder / "store"
-        for part in (store, folder / "tmp"):
-            part.mkdir()
-        stored = [store / self.store(file) for file in self.archives]
+        state = self.config.state
+        self._store = store = (state or folder).absolute() / "store"
+        with storage_errors(store):
+            for part in (store, folder / "tmp"):
+                part.mkdir(parents=True, exist_ok=True)
+        for file in self.archives:
+            self.store(file)
+        if state is not None:
+            self.models = in_order(self.models, remembered(state), store)
+            forget_old(state)
+        stored = [store / model.file for model in self.models]
         (folder / "config.properties").write_text(properties(self.config, stored, store), encoding="utf-8")
         (folder / "log4j2.xml").write_text(_QUIET, encoding="utf-8")
-        words = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--enable-model-api"]
+        words = ["--start", "--foreground", "--disable-token-auth", "--enable-model-api"]
+        words += ["--ncs"] if state is None else []
         words += ["--model-store", str(store), "--ts-config", str(folder / "config.properties")]
         words += ["--log-config", str(folder / "log4j2.xml")]
         temporary = str(folder / "tmp")
         # TMPDIR also moves the file with the process number, so that two servers on one machine do not meet.
         own = {"JAVA_HOME": str(java.parent.parent), "TEMP": temporary, "TMPDIR": temporary, "OMP_NUM_THREADS": "1"}
+        own["LOG_LOCATION"] = str(store.parent)  # where its snapshots go
         environment = {**{k: v for k, v in os.environ.items() if not k.startswith("TS_")}, **own}
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -438,9 +380,3 @@ def find_java() -> Path:
     if version is None or int(version[1]) < NEEDED_JAVA:
         raise MissingExtraError(f"TorchServe needs Java {NEEDED_JAVA}, and {found} is another.", mend=mend)
     return Path(found).resolve()
-
-
-def _demand_package(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        package = {"ts": "torchserve", "yaml": "pyyaml", "model_archiver": "torch-model-archiver"}[module]
-        raise MissingExtraError(f"{package} is not installed.", mend="pip install 'rlcourse[torchserve]'")

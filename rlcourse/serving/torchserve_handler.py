@@ -143,7 +143,9 @@ class PolicyHandler:
         if "probabilities" in outputs:
             return torch.multinomial(outputs["probabilities"], 1).squeeze(-1)
         drawn = outputs["mean"] + outputs["std"] * torch.randn_like(outputs["mean"])
-        if self.about["head"] != "squashed_gaussian":
+        if not self.about["low"]:
             return drawn
         low, high = torch.tensor(self.about["low"]), torch.tensor(self.about["high"])
+        if self.about["head"] != "squashed_gaussian":
+            return drawn.clamp(low, high)  # a draw may lie outside; the environment takes none that does
         return (high + low) / 2 + (high - low) / 2 * drawn.tanh()

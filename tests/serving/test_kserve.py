@@ -93,6 +93,14 @@ def test_the_manifest_has_the_shape_that_kserve_reads(canary: int | None) -> Non
     assert ports == {8080} and container["args"][-1] == "8080"
 
 
+@pytest.mark.parametrize("canary", [None, 10])
+def test_every_value_of_the_manifest_stands_where_it_is_used(canary: int | None) -> None:
+    # Asked of the parser: an asterisk may also stand inside of a name.
+    events = list(yaml.parse(manifest(KServeConfig(**GOOD, canary_percent=canary))))
+    assert not [event for event in events if isinstance(event, yaml.AliasEvent)]
+    assert not [event for event in events if getattr(event, "anchor", None)]
+
+
 def test_the_container_runs_what_there_is() -> None:
     (container,) = inference_service(KServeConfig(**GOOD))["spec"]["predictor"]["containers"]
     words = container["command"][3:] + container["args"]

@@ -89,6 +89,15 @@ def test_nobody_to_answer_is_refused(tmp_path: Path) -> None:
         deployment(tmp_path / "policy", replicas=0)
 
 
+def test_a_replica_may_hold_more_than_one_whole_batch(tmp_path: Path) -> None:
+    from rlcourse.serving.ray_serve import BATCH_SIZE, deployment
+
+    artifact_of("tanh").save(tmp_path / "policy")
+    bound = deployment(tmp_path / "policy")._bound_deployment
+    assert bound.max_ongoing_requests >= 2 * BATCH_SIZE  # one is computed while the next gathers
+    assert bound.logging_config["enable_access_log"] is False
+
+
 def test_without_ray_the_mend_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "rlcourse.serving.ray_serve", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -38,6 +38,7 @@ from rlcourse.serving.torchserve import (
     read_archive,
 )
 from rlcourse.serving.torchserve_handler import PolicyHandler
+from rlcourse.serving.torchserve_state import forget_old, in_order, remembered, snapshots
 from tests.deployment.policies import KINDS, artifact_of
 
 
@@ -156,7 +157,12 @@ def test_continuous_actions_are_sampled_as_numpy_samples_them(kind: str, tmp_pat
     (text,) = handler.handle([{"body": {"observation": obs.tolist(), "greedy": False}}], context)
     artifact.save(tmp_path / "policy.zip")
     ours = NumpyPolicy.load(tmp_path / "policy.zip").act(obs, greedy=False, generator=np.random.default_rng(0)).actions
+    about = artifact.description
+    if about.low:
+        ours = ours.clip(np.array(about.low), np.array(about.high))
     theirs = np.array(json.loads(text)["action"])
+    if about.low:
+        assert (theirs >= about.low).all() and (theirs <= about.high).all()
     np.testing.assert_allclose(theirs.mean(0), ours.mean(0), atol=0.08)
     np.testing.assert_allclose(theirs.std(0), ours.std(0), atol=0.08)
 
@@ -173,6 +179,12 @@ def test_the_handler_needs_nothing_of_this_package(tmp_path: Path) -> None:
     program = "import sys, torchserve_handler; print([name for name in sys.modules if name.startswith('rlcourse')])"
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0)
+
+
+def test_a_server_is_started_without_torch() -> None:
+    program = "import sys, rlcourse.recipes.serve_torchserve; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.returncode) == ("False", 0)
 
 
 def test_what_an_archive_says_of_itself(tmp_path: Path) -> None:
@@ -214,11 +226,54 @@ def test_what_cannot_be_served_is_refused_before_it_starts(tmp_path: Path) -> No
     for archives in ([], [file, file]):
         with pytest.raises(ConfigError):
             TorchServe(archives)
-    for wrong in ({"port": 0}, {"port": 65532}, {"workers": 0}, {"max_batch_delay_ms": 0}):
+    bounds: list[dict[str, Any]] = [{"port": 0}, {"port": 65532}, {"workers": 0}, {"max_batch_delay_ms": 0}]
+    for wrong in bounds:
         with pytest.raises(ConfigError):
             TorchServeConfig(**wrong)
     with pytest.raises(ServerError, match="Nobody answers"):
         Management(_free_port()).versions("rl_policy")
+
+
+SNAPSHOT = r"""#Saving snapshot
+#Fri Nov 27 10:00:00 UTC 2026
+management_address=http\://127.0.0.1\:9001
+model_snapshot={\n  "name"\: "NAME",\n  "models"\: {\n    "room"\: {\n      "1"\: {\n        "defaultVersion"\: false,\n \
+       "marName"\: "room-1.mar"\n      },\n      "2"\: {\n        "defaultVersion"\: true\n      }\n    }\n  }\n}
+version=0.12.0
+""".replace("\\\n", "")
+"""As TorchServe 0.12 writes it, but for what is left out."""
+
+
+def test_the_newest_snapshot_that_is_whole_is_believed(tmp_path: Path) -> None:
+    assert remembered(tmp_path) == {}
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "20261127100000000-startup.cfg").write_text(SNAPSHOT.replace("true", "false").replace("false", "true", 1))
+    assert remembered(tmp_path) == {"room": {"1": True, "2": False}}
+    (config / "20261127100000001-snapshot.cfg").write_text(SNAPSHOT)
+    assert remembered(tmp_path) == {"room": {"1": False, "2": True}}
+    for number, cut in enumerate((0, 100, 200)):  # killed while it was writing
+        (config / f"2026112710000001{number}-shutdown.cfg").write_text(SNAPSHOT[:cut])
+    assert remembered(tmp_path) == {"room": {"1": False, "2": True}}
+    forget_old(tmp_path, keep=2)
+    assert [file.name for file in snapshots(tmp_path)] == [f"2026112710000001{n}-shutdown.cfg" for n in (1, 2)]
+    with pytest.raises(ArtifactError, match="Move that folder away"):
+        remembered(tmp_path)
+
+
+def test_the_remembered_default_comes_first_or_is_missed_aloud(tmp_path: Path) -> None:
+    one, two, three = (Model("room", version) for version in "123")
+    assert Model("room-1", "2").file != Model("room", "1-2").file
+    before = {"room": {"1": False, "2": True}}
+    assert in_order([one, three], {}, tmp_path) == [one, three]
+    assert in_order([one, two], before, tmp_path) == [two, one]
+    (tmp_path / two.file).touch()
+    assert in_order([three], before, tmp_path) == [two, three]  # version 1 was no default, and is gone
+    (tmp_path / one.file).touch()
+    assert in_order([three], before, tmp_path) == [two, three, one]
+    (tmp_path / two.file).unlink()
+    with pytest.raises(ArtifactError, match=r"room@2\.mar is gone.*Name its archive"):
+        in_order([one], before, tmp_path)
 
 
 def test_without_java_the_mend_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +364,36 @@ def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> N
     for offset in range(5):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port + offset)) != 0
+
+
+@pytest.mark.slow
+def test_the_chosen_default_outlives_a_stop_and_a_kill_where_there_is_a_state_folder(tmp_path: Path) -> None:
+    first, second = (
+        archive(artifact_of("tanh", seed=seed), tmp_path / f"{seed}.mar", name="rl_policy", version=str(seed))
+        for seed in (1, 2)
+    )
+    port, state = _free_port(), tmp_path / "state"
+
+    def answering(server: TorchServe) -> tuple[str, str, set[str]]:
+        status, answer = predict(port, "rl_policy", {"observation": [1.0, 0.0, -1.0, 0.5]})
+        assert status == 200
+        versions = set(server.management.versions("rl_policy"))
+        return answer["version"], server.management.default("rl_policy"), versions
+
+    with TorchServe([first], TorchServeConfig(port=port, state=state)) as server:
+        server.management.register(server.store(second))
+        assert answering(server) == ("1", "1", {"1", "2"})
+        server.management.set_default("rl_policy", "2")
+    other = TorchServeConfig(port=port, state=state, batch_size=4)
+    with TorchServe([first], other) as server:  # stopped, started as before but for one setting
+        assert answering(server) == ("2", "2", {"1", "2"})
+        assert {entry["batchSize"] for entry in server.management.versions("rl_policy").values()} == {4}
+        server.management.set_default("rl_policy", "1")
+        server.management.set_default("rl_policy", "2")
+        assert server._process is not None
+        os.killpg(server._process.pid, signal.SIGKILL)
+    with TorchServe([first, second], other) as server:
+        assert answering(server) == ("2", "2", {"1", "2"})
 
 
 @pytest.mark.slow

@@ -1,0 +1,321 @@
+"""From the lines of a decision log to the monitor's signals: decisions and rewards joined, episodes counted when mature.
+
+::
+
+    decision s1 ──▶ decision s1 ──▶ decision s1                   one episode: from a session's first decision to the reward
+    reward          reward          reward, terminated            that ends it, or to a decision that starts a memory anew
+
+A decision without a session is an episode of one step. An episode belongs to the version that began it, whoever takes it
+over. Memory is bounded in episodes, in decisions whose reward is awaited, in versions, and in lines kept for drift.
+
+The log's own times are the clock, so reading the same lines twice gives the same counts. After a restart the last stretch
+of the log is read again in silence (:attr:`LogWatch.live` is false): ledgers and windows fill, counters stand still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from rlcourse.errors import ConfigError
+from rlcourse.monitoring.drift import CHECKS, DriftMonitor, DriftReport
+from rlcourse.monitoring.exporter import Exporter
+from rlcourse.monitoring.streams import EpisodeLedger, EpisodeRecord, PendingRewards, PolicyStream, Window
+from rlcourse.serving import wire
+from rlcourse.serving.drifting import DriftWindows
+from rlcourse.serving.following import Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What counts, and for how long things are kept."""
+
+    horizon_s: float = 3600.0
+    """Age at which an episode is counted, ended or not. Choose it so that nearly all have ended by then; signals are as old."""
+    reward_deadline_s: float = 3600.0
+    """A decision without a reward for so long has expired."""
+    success_return: float | None = None
+    """An episode that ends with this return or more has succeeded; without it nothing is said about success."""
+    window_episodes: int = 200
+    """So many of the last episodes make the mean return and the success rate."""
+    window_decisions: int = 10_000
+    """So many of the last drawn actions make the entropy."""
+    max_episodes: int = 10_000
+    """Of one version, kept at once; beyond, the oldest is counted before its time."""
+    max_decisions: int = 100_000
+    """Of one version, whose reward is awaited; beyond, the oldest expires before its time."""
+    max_versions: int = 16
+    """Watched at once; beyond, the one that has been silent for longest is forgotten."""
+    max_lines: int = 200_000
+    """Kept for drift; beyond, the oldest episode is left out of it."""
+
+    def __post_init__(self) -> None:
+        counts = (self.window_episodes, self.window_decisions, self.max_episodes, self.max_decisions)
+        if min(*counts, self.max_versions, self.max_lines) < 1 or not min(self.horizon_s, self.reward_deadline_s) > 0.0:
+            raise ConfigError("A bound of what is watched is 0 or less.", mend="Use numbers above 0.")
+        if self.success_return is not None and not math.isfinite(self.success_return):
+            raise ConfigError(f"Success at {self.success_return}.", mend="Use a number, or leave it out.")
+
+    @property
+    def memory_s(self) -> float:
+        """How far back lines are read again after a restart: all that is unfinished, and one horizon of windows."""
+        return self.horizon_s + max(self.horizon_s, self.reward_deadline_s)
+
+
+@dataclass(slots=True)
+class _Running:
+    """An episode that has begun and is not counted."""
+
+    name: str
+    total: float = 0.0
+    ended: bool = False
+    lines: list[Line] | None = None
+
+
+class _Version:
+    """What is known of one version of a policy."""
+
+    def __init__(self, config: WatchConfig) -> None:
+        self.ledger = EpisodeLedger(config.horizon_s, capacity=config.max_episodes)
+        self.pending = PendingRewards(config.reward_deadline_s, capacity=config.max_decisions)
+        self.stream = PolicyStream(episodes=config.window_episodes)
+        self.surprise = Window(config.window_decisions)  # -ln of the propensities of drawn actions
+        # In step with ``pending``, which knows since when and not of what.
+        self.awaited: OrderedDict[str, _Running] = OrderedDict()
+        self.running: dict[str, _Running] = {}  # by the ledger's name
+        self.decisions = self.rewards = 0
+        self.fallbacks: dict[str, int] = {}
+
+    def keep_in_step(self) -> None:
+        while len(self.awaited) > len(self.pending):
+            self.awaited.popitem(last=False)
+
+
+class LogWatch:
+    """Feed it lines and the time; it writes signals.
+
+    Args:
+        exporter: is told.
+        config: what counts.
+        policy: only decisions of this name; ``None`` for all.
+        drift: what mature episodes are compared with.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        config: WatchConfig,
+        *,
+        policy: str | None = None,
+        drift: DriftMonitor | None = None,
+    ) -> None:
+        self.config, self.policy = config, policy
+        self.live = True
+        """Whether counters count; see the module."""
+        self.unmatched = 0
+        """Rewards of decisions that had expired, were rewarded before, or are not in the log."""
+        self._exporter, self._drift = exporter, drift
+        self._versions: OrderedDict[tuple[str, str], _Version] = OrderedDict()  # silent for longest first
+        self._sessions: OrderedDict[tuple[str, str], tuple[_Version, _Running]] = OrderedDict()
+        self._windows: dict[str, DriftWindows] = {}
+        self._kept = 0
+
+    def take(self, line: Line, now_s: float) -> None:
+        """One line of the log; ``now_s``: no line is from later than that, whatever its clock said."""
+        if isinstance(line, wire.RewardLine):
+            self._reward(line, min(line.time, now_s))
+        elif self.policy is None or line.policy == self.policy:
+            self._decision(line, min(line.time, now_s))
+
+    def advance(self, now_s: float) -> None:
+        """Time has passed: count what is mature, give up what has expired, set the gauges."""
+        for (policy, version), seen in list(self._versions.items()):
+            who = {"policy": policy, "version": version}
+            expired = seen.pending.expired
+            seen.pending.expire(now_s)
+            seen.keep_in_step()
+            self._count("rl_rewards_expired_total", seen.pending.expired - expired, **who)
+            for record in seen.ledger.matured(now_s):
+                self._mature(policy, version, seen, record)
+            self._gauges(policy, version, seen)
+
+    @property
+    def crowded_out(self) -> int:
+        """Episodes that were counted before their time for want of room."""
+        return sum(seen.ledger.crowded_out for seen in self._versions.values())
+
+    def summary(self) -> list[dict[str, object]]:
+        """For each version, what this process has read of it."""
+        return [
+            {
+                "policy": policy,
+                "version": version,
+                "decisions": seen.decisions,
+                "rewards": seen.rewards,
+                "rewards_pending": len(seen.pending),
+                "episodes_unfinished": seen.ledger.unfinished,
+                "fallbacks": dict(seen.fallbacks),
+            }
+            for (policy, version), seen in self._versions.items()
+        ]
+
+    def _decision(self, line: wire.DecisionLine, now_s: float) -> None:
+        seen = self._version(line.policy, line.version)
+        for row, one in enumerate(rows_of(line, observations=self._drift is not None)):
+            key = f"{line.request_id}\n{row}"
+            running = self._episode(seen, key, one, now_s)
+            seen.pending.decided(key, now_s)
+            seen.awaited[key] = running
+            seen.keep_in_step()
+            seen.decisions += 1
+            self._keep(running, one)
+            if one.fallback is not None:
+                reason = str(one.fallback)
+                seen.fallbacks[reason] = seen.fallbacks.get(reason, 0) + 1
+            if isinstance(one.action, int):
+                self._count("rl_actions_total", 1, policy=line.policy, version=line.version, action=str(one.action))
+                # The mean of -ln p over drawn actions is the entropy, whatever the other probabilities were.
+                if not line.greedy and one.fallback is None and (p := one.propensity) and 0.0 < float(str(p)) <= 1.0:
+                    seen.surprise.push(-math.log(float(str(p))))
+
+    def _episode(self, seen: _Version, key: str, line: wire.DecisionLine, now_s: float) -> _Running:
+        """The episode that a decision belongs to; begun if there is none."""
+        again = seen.awaited.get(key)
+        if again is not None:  # a client that asked twice under one id
+            return again
+        name, place = f"{line.session or ''}\n{key}", (line.policy, line.session or "")
+        owner, running = self._sessions.get(place, (None, None)) if line.session is not None else (None, None)
+        goes_on = False
+        if owner is not None and running is not None and not running.ended and not line.started:
+            if running.name in owner.running and name not in self._stretches:
+                return running
+            # Older than the horizon, and counted as abandoned: what comes now is another stretch.
+            goes_on, running.counted = True, True
+        if name in seen.running:
+            return seen.running[name]
+        if len(seen.running) >= 2 * self.config.max_episodes:  # or the ledger would lose some that are to be counted
+            self._count_mature(line.policy, line.version, seen, now_s)
+        begun = seen.running[name] = _Running(name, goes_on=goes_on, lines=None if self._drift is None else [])
+        seen.ledger.begin(name, now_s)
+        if line.session is not None:
+            self._sessions[place] = (seen, begun)
+            self._sessions.move_to_end(place)
+            if len(self._sessions) > self.config.max_episodes:
+                self._sessions.popitem(last=False)
+        return begun
+
+    def _keep(self, running: _Running, line: Line) -> None:
+        if running.lines is None:
+            return
+        running.lines.append(line)
+        self._kept += 1
+        if self._kept > self.config.max_lines:
+            runs = (one for seen in self._versions.values() for one in seen.running.values())
+            self._let_go(next(one for one in runs if one.lines))
+
+    def _let_go(self, running: _Running) -> None:
+        self._kept -= len(running.lines or ())
+        running.lines = None
+
+    def _reward(self, line: wire.RewardLine, now_s: float) -> None:
+        key = f"{line.request_id}\n{line.row}"
+        for (policy, version), seen in reversed(self._versions.items()):
+            running = seen.awaited.pop(key, None)
+            if running is None:
+                continue
+            delay_s = seen.pending.rewarded(key, now_s)
+            self._observe("rl_reward_delay_seconds", max(0.0, delay_s or 0.0), policy=policy, version=version)
+            seen.rewards += 1
+            self._credit(self._owner(running, seen), running, line, now_s)
+            # Rows were told apart when they were kept.
+            self._keep(running, replaced(line, key))
+            return
+        self.unmatched += self.live
+
+    def _credit(self, owner: _Version, running: _Running, line: wire.RewardLine, now_s: float) -> None:
+        running.total += line.reward
+        bandit, goal = running.name.startswith("\n"), self.config.success_return
+        owner.ledger.reward(
+            running.name,
+            now_s,
+            line.reward,
+            terminated=line.terminated or (bandit and not line.truncated),
+            truncated=line.truncated,
+            succeeded=goal is not None and running.total >= goal,
+        )
+        running.ended |= line.terminated or line.truncated or bandit
+
+    def _owner(self, running: _Running, seen: _Version) -> _Version:
+        """Whose ledger an episode is in: not the decider's, if the session has changed its version in between."""
+        if running.name in seen.running:
+            return seen
+        return next((one for one in self._versions.values() if running.name in one.running), seen)
+
+    def _count_mature(self, policy: str, version: str, seen: _Version, now_s: float) -> None:
+        for record in seen.ledger.matured(now_s):
+            running = seen.running.pop(record.name)
+            lines = running.lines
+            self._let_go(running)
+            if not running.counted or record.end == "abandoned" and not running.doubtful:
+                self._mature(policy, version, seen, record, lines)
+
+    def _mature(self, policy: str, version: str, seen: _Version, record: EpisodeRecord) -> None:
+        who = {"policy": policy, "version": version}
+        seen.stream.episode(record)
+        self._observe("rl_episode_return", record.total, **who)
+        self._observe("rl_episode_steps", float(record.steps), **who)
+        self._count("rl_episodes_total", 1, end=record.end, **who)
+        if self.config.success_return is not None:
+            self._count("rl_episodes_succeeded_total", int(record.succeeded), **who)
+        running = seen.running.pop(record.name)
+        lines = running.lines
+        self._let_go(running)
+        if self._drift is None:
+            return
+        window = self._windows.setdefault(policy, DriftWindows(self._drift))
+        if window.take(lines, record) and self.live:
+            self._report(policy, window.look())
+
+    def _report(self, policy: str, report: DriftReport | None) -> None:
+        if report is not None:
+            self._exporter.drift(policy, report)
+            return
+        for check in CHECKS:
+            self._exporter.count("rl_drift_failures_total", policy=policy, check=check)
+
+    def _gauges(self, policy: str, version: str, seen: _Version) -> None:
+        found = seen.stream.gauges()
+        if self.config.success_return is None:
+            found = {name: value for name, value in found.items() if not name.startswith("rl_success")}
+        found["rl_rewards_pending"] = float(len(seen.pending))
+        found["rl_episodes_unfinished"] = float(seen.ledger.unfinished)
+        if len(seen.surprise):
+            found["rl_policy_entropy_nats"] = seen.surprise.mean()
+        self._exporter.gauges(policy, version, found)
+
+    def _version(self, policy: str, version: str) -> _Version:
+        key = (policy, version)
+        seen = self._versions.get(key)
+        if seen is None:
+            if len(self._versions) >= self.config.max_versions:
+                (gone_policy, gone_version), gone = self._versions.popitem(last=False)
+                for running in gone.running.values():
+                    self._let_go(running)
+                self._exporter.forget(gone_policy, gone_version)
+            seen = self._versions[key] = _Version(self.config)
+        self._versions.move_to_end(key)
+        return seen
+
+    def _count(self, name: str, amount: float, /, **labels: str) -> None:
+        # An amount of 0 shows the series, and a series that begins at 0 loses nothing to rate().
+        if self.live:
+            self._exporter.count(name, amount, **labels)
+
+    def _observe(self, name: str, value: float, /, **labels: str) -> None:
+        if self.live:
+            self._exporter.observe(name, value, **labels)
+
+
+def _column(value: object, rows: int) -> list[object]:
+    return value if isinstance(value, list) and len(value) == rows else [value] * rows
