@@ -27,6 +27,7 @@ BENCHMARKS = (
     ("monitoring.py", "speed"),
     ("monitoring.py", "drift"),
     ("releases.py",),
+    ("releases.py", "running"),
     ("continuous.py", "speed"),
     ("continuous.py", "study"),
     ("continuous.py", "caution"),

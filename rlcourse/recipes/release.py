@@ -1,0 +1,320 @@
+"""``rlcourse release``: begin a release, ask the gate, answer its questions, go back, read what happened.
+
+All commands but ``simulate`` name the release's folder first. Nothing runs in between: a timer calls ``release step`` with the
+newest evidence, every few minutes, and may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from rlcourse.errors import ConfigError
+from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
+from rlcourse.files import write_json
+from rlcourse.recipes.common import Common, plain, report, show_result, table, write_report
+from rlcourse.release.adapters.haproxy import HAProxyRouter
+from rlcourse.release.adapters.service import ServiceRouter
+from rlcourse.release.audit import read_audit
+from rlcourse.release.controller import Controller, Override
+from rlcourse.release.evidence import evidence_from_json, read_object, verdict_from_json
+from rlcourse.release.matching import Variation
+from rlcourse.release.planning import Goal, plan_release
+from rlcourse.release.routing import FileRouter, Router
+from rlcourse.release.stages import Release, blue_green, staged
+from rlcourse.release.state import killed
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """Who is told which version answers whom."""
+
+    kind: Literal["file", "service", "haproxy"] = "file"
+    """A file routing.json in the release's folder; our own service; HAProxy."""
+    management: str = "http://127.0.0.1:8081"
+    """service: its management address."""
+    policy: str = "rl_policy"
+    """service: name of the policy. haproxy: name of the backend."""
+    socket: Path = Path("/run/haproxy/admin.sock")
+    """haproxy: its runtime socket."""
+    servers: tuple[str, ...] = ()
+    """haproxy: which server runs a version, as VERSION=SERVER."""
+
+    def router(self, folder: Path) -> Router:
+        """The router itself.
+
+        Raises:
+            ConfigError: a server that is no VERSION=SERVER.
+        """
+        if self.kind == "file":
+            return FileRouter(folder / "routing.json")
+        if self.kind == "service":
+            return ServiceRouter(self.management, self.policy, folder / "routing.json")
+        pairs = [one.partition("=") for one in self.servers]
+        if not pairs or any(not (version and server) for version, _, server in pairs):
+            raise ConfigError("HAProxy's servers are not named.", mend="Use --router.servers v1=blue v2=green.")
+        return HAProxyRouter(self.socket, self.policy, {version: server for version, _, server in pairs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRelease(Common):
+    """What every command on a release is told."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Of the release."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByPerson(OfRelease):
+    """What a person says and why; both go into the audit log."""
+
+    why: str
+    """The reason, for those who read the log later."""
+    who: str = field(default_factory=getpass.getuser)
+    """Your name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(ByPerson):
+    """Begin a release; its stages are as long as the power calculation says.
+
+    Example: rlcourse release start runs/r7 --candidate v2 --incumbent v1 --fleet 200 --usual -44.8 --sd 1.3 --why cheaper
+    """
+
+    candidate: str
+    """Version that wants to be live."""
+    incumbent: str
+    """Version that is."""
+    strategy: Literal["canary", "blue-green"] = "canary"
+    """Growing shares that compare returns, or everybody at once and a way back."""
+    fleet: int = 100
+    """Rooms, each of which makes one episode a day."""
+    usual: float = -45.0
+    """Mean return of the incumbent's episodes."""
+    sd: float = 6.7
+    """Their standard deviation, after adjustment if the evidence is adjusted."""
+    sd_candidate: float | None = None
+    """Guess for the candidate; by default twice the incumbent's."""
+    shares: tuple[float, ...] = (0.02, 0.1, 0.5)
+    """Of the traffic, stage by stage; the last is the A/B test."""
+    harm: float = 0.1
+    """Loss that the first stage has to find, relative to the usual return; later ones look for --gain."""
+    gain: float = 0.05
+    """Gain that the A/B test has to prove, relative to the usual return."""
+    margin: float = 0.0
+    """Accept a candidate that is surely not worse by more than this, relative to the usual return; 0 asks for a gain."""
+    alpha: float = 0.05
+    """Chance of finding a difference where there is none."""
+    shadow_requests: int = 0
+    """Mirror so many requests first."""
+    bake_days: int = 7
+    """With nearly all traffic, before the incumbent goes."""
+    least_hours: float = 1.0
+    """blue-green: how long the incumbent stands by."""
+    requests: int = 1_000
+    """blue-green: answered without breaking a promise."""
+    approve_from: float = 0.5
+    """Stages with this share or more ask a person first."""
+    verdict: Path | None = None
+    """What rlcourse ope --verdict wrote; without it a person has to approve."""
+    judged_as: str | None = None
+    """Name of the candidate in the verdict; by default its version."""
+    router: RouterConfig = field(default_factory=RouterConfig)
+    """Who is told."""
+
+    def __post_init__(self) -> None:
+        if self.usual == 0.0 or not self.shares:
+            raise ConfigError("Nothing to be relative to, or no stages.", mend="Name --usual and --shares.")
+
+    def release(self) -> Release:
+        """Stages and gate.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        name = self.folder.resolve().name
+        if self.strategy == "blue-green":
+            least_s = 3_600.0 * self.least_hours
+            return blue_green(name, self.candidate, self.incumbent, requests=self.requests, least_s=least_s)
+        size = abs(self.usual)
+        variation = Variation(self.sd, 2.0 * self.sd if self.sd_candidate is None else self.sd_candidate)
+        last = len(self.shares) - 1
+        goals = tuple(
+            Goal(share, (self.margin or self.gain) * size, "gain", 0.9)
+            if number == last
+            else Goal(share, (self.gain if number else self.harm) * size)
+            for number, share in enumerate(self.shares)
+        )
+        plan = plan_release(
+            self.fleet, goals, variation, alpha=self.alpha, margin=self.margin * size, bake_days=self.bake_days
+        )
+        return staged(
+            name,
+            self.candidate,
+            self.incumbent,
+            plan,
+            shadow_requests=self.shadow_requests,
+            approve_from=self.approve_from,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(OfRelease):
+    """Ask the gate once and do what it says. Exit status 1 if the release went back.
+
+    Example: rlcourse release step runs/r7 --evidence runs/r7/evidence.json
+    """
+
+    evidence: Path | None = None
+    """What monitoring wrote; without it the gate is told that nobody answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(OfRelease):
+    """Show where a release is. Example: rlcourse release status runs/r7"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approve(ByPerson):
+    """Answer yes to what the release asks. Example: rlcourse release approve runs/r7 --why "the simulator agrees" """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrule(ByPerson):
+    """Pause, resume, or go on to the next stage against the gate's patience. Harm still goes back.
+
+    Example: rlcourse release override runs/r7 --what pause --why "maintenance until noon"
+    """
+
+    what: Override
+    """What to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback(ByPerson):
+    """Go back to the incumbent at once. Example: rlcourse release rollback runs/r7 --why "a complaint" """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill(ByPerson):
+    """Go back at once and keep everything from moving until the file KILL is removed by hand.
+
+    Example: rlcourse release kill runs/r7 --why smoke
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(OfRelease):
+    """Show who did what, when and why; fails if the log was tampered with. Example: rlcourse release audit runs/r7"""
+
+
+def run(config: OfRelease) -> int:
+    """Do what was asked, show where the release is then."""
+    started = time.perf_counter()
+    more: dict[str, Any] = {}
+    status = 0
+    if isinstance(config, Start):
+        start(config)
+    elif isinstance(config, Step):
+        answer = _controller(config.folder).tick(_evidence(config), _verdict(config.folder))
+        more["gate"] = answer.to_json()
+        status = 1 if answer.answer == "roll_back" else 0
+    elif isinstance(config, Approve):
+        _controller(config.folder).approve(config.who, config.why)
+    elif isinstance(config, Overrule):
+        _controller(config.folder).override(config.what, config.who, config.why)
+    elif isinstance(config, Rollback):
+        _controller(config.folder).roll_back(config.who, config.why)
+    elif isinstance(config, Kill):
+        _controller(config.folder).kill(config.who, config.why)
+    controller = _controller(config.folder)
+    if isinstance(config, Audit):
+        entries = read_audit(config.folder / "audit.jsonl").entries
+        rows = [[_date(one.at_s), one.who, one.what, one.why] for one in entries]
+        show_result(table(["when", "who", "what", "why"], rows), config.json)
+        more["results"] = [asdict(one) for one in entries]
+    else:
+        show_result(readable(controller, more.get("gate")), config.json)
+    name = f"release {'override' if isinstance(config, Overrule) else type(config).__name__.lower()}"
+    content = report(name, config, seconds=time.perf_counter() - started, state=controller.state(), **more)
+    write_report(config.json, content)
+    return status
+
+
+def start(config: Start) -> Controller:
+    """Write the router's settings and the verdict into the folder, then begin.
+
+    Raises:
+        ConfigError: a setting out of range, or a release in that folder already.
+        DatasetCorruptError: the verdict is none.
+    """
+    release, router = config.release(), config.router.router(config.folder)
+    verdict = None if config.verdict is None else read_object(config.verdict)
+    judged_as = config.judged_as or config.candidate
+    if verdict is not None:
+        verdict_from_json(verdict, judged_as=judged_as, candidate=config.candidate)
+    if (config.folder / "state.json").exists():
+        raise ConfigError(f"{config.folder} holds a release already.", mend="Use another folder.")
+    settings = {"router": plain(config.router), "verdict": verdict, "judged_as": judged_as}
+    write_json(config.folder / "settings.json", settings)
+    return Controller.start(config.folder, release, router, who=config.who, why=config.why)
+
+
+def readable(controller: Controller, gate: Mapping[str, Any] | None) -> str:
+    """Where a release is, for people."""
+    release, state = controller.release, controller.state()
+    routing = state.routing
+    rows = []
+    for number, stage in enumerate(release.stages):
+        here = "<-" if number == state.stage and not state.ended else "done" if number < state.stage else ""
+        asks = stage.demand.prove.replace("_", " ")
+        rows.append([stage.kind, f"{stage.share:.1%}", asks, f"{stage.demand.information:.2f}", here])
+    trial = f", {routing.trial} for {routing.share:.1%}" if routing.trial is not None else ""
+    lines = [
+        f"{release.name}: {release.candidate} for {release.incumbent}, {state.status.replace('_', ' ')}",
+        f"live: {routing.live}{trial}{'' if state.applied else ' (wanted; the router has not taken it yet)'}",
+        "",
+        table(["stage", "share", "has to show", "information", ""], rows),
+    ]
+    if killed(controller.folder):
+        lines.append("\nThe kill switch is on.")
+    if state.question:
+        asked = {"stage": "to begin the next stage", "doubt": "whether to go on without the log's consent"}
+        lines.append(f"\nA person is asked {asked.get(state.question, 'whether to promote without a proven gain')}.")
+    if gate is not None:
+        lines += ["", f"gate: {gate['answer'].replace('_', ' ')}", *(f"  {one['text']}" for one in gate["reasons"])]
+    return "\n".join(lines)
+
+
+def _controller(folder: Path) -> Controller:
+    settings = read_object(folder / "settings.json")["router"]
+    config = RouterConfig(
+        **{**settings, "socket": Path(settings["socket"]), "servers": tuple(settings["servers"])},
+    )
+    return Controller(folder, config.router(folder))
+
+
+def _evidence(config: Step) -> Any:
+    # A file that is not there is monitoring that does not answer; one that is broken is an error.
+    if config.evidence is None or not config.evidence.exists():
+        return None
+    return evidence_from_json(read_object(config.evidence))
+
+
+def _verdict(folder: Path) -> OffPolicyVerdict | None:
+    settings = read_object(folder / "settings.json")
+    if settings["verdict"] is None:
+        return None
+    candidate = Controller(folder, FileRouter(folder / "routing.json")).release.candidate
+    return verdict_from_json(settings["verdict"], judged_as=settings["judged_as"], candidate=candidate)
+
+
+def _date(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,159 @@
+"""The apprentice: a policy that earns its autonomy from the people beside it, and loses it faster than it earned it.
+
+::
+
+    imitate ──agrees──▶ approve ──few refusals──▶ veto ──few vetoes──▶ autonomous
+       ▲                   ▲                                               │
+       └───────────────────┴───────────────── a violation ─────────────────┘   (one step back to approve)
+
+=============  ====================================================================================================
+imitate        the person acts; what the apprentice would have done is compared
+approve        the apprentice proposes; nothing happens before a person agrees, and the safe action after the deadline
+veto           the apprentice proposes; it happens at the deadline unless a person objects
+autonomous     the apprentice acts; a person may still override
+=============  ====================================================================================================
+
+A level is passed when a share of disagreement that would be too much is ruled out (Wald's likelihood ratio turned round, so
+that one may look after every proposal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from rlcourse.errors import ConfigError
+from rlcourse.release.sequential import likelihood_ratio
+
+Level = Literal["imitate", "approve", "veto", "autonomous"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+Settled = Literal["approved", "vetoed", "overridden", "expired"]
+
+
+@dataclass(frozen=True)
+class ApprenticeConfig:
+    """What has to be shown."""
+
+    good: float = 0.02
+    """Share of refused proposals that is what good work looks like."""
+    too_many: float = 0.1
+    """Share that has to be ruled out before the next level; nearer to ``good`` takes longer."""
+    alpha: float = 0.01
+    """Chance of promoting an apprentice of whom too many proposals are refused."""
+    deadline_s: float = 60.0
+    """For a person to answer."""
+    safe_action: int = 0
+    """Done where nobody has approved in time."""
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.good < self.too_many < 1.0 and 0.0 < self.alpha < 1.0 and self.deadline_s > 0.0):
+            raise ConfigError(
+                "An apprenticeship that cannot be judged.",
+                mend="Use 0 < good < too_many < 1, an alpha between 0 and 1, and a deadline above 0.",
+            )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One action that waits for a person."""
+
+    id: str
+    action: int
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What became of a proposal."""
+
+    id: str
+    action: int
+    """That is to be done."""
+    how: Settled
+    who: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Apprentice:
+    """Where it stands. Immutable: every method returns the next state."""
+
+    config: ApprenticeConfig = field(default_factory=ApprenticeConfig)
+    level: Level = "imitate"
+    accepted: int = 0
+    """At this level."""
+    refused: int = 0
+    waiting: Mapping[str, Proposal] = field(default_factory=dict)
+
+    def imitated(self, own: int, persons: int) -> Apprentice:
+        """A person did ``persons``; the apprentice would have done ``own``."""
+        self._at("imitate")
+        return self._counted(own == persons)
+
+    def propose(self, id: str, action: int, now_s: float) -> Apprentice:
+        """Put an action before a person.
+
+        Raises:
+            ConfigError: not the time to propose, or an id that waits already.
+        """
+        self._at("approve", "veto", "autonomous")
+        if id in self.waiting:
+            raise ConfigError(f"Proposal {id} waits already.", mend="Give each proposal an id of its own.")
+        waits = self.config.deadline_s if self.level != "autonomous" else 0.0
+        return replace(self, waiting={**self.waiting, id: Proposal(id, action, now_s + waits)})
+
+    def answer(
+        self, id: str, *, who: str, agrees: bool, why: str = "", instead: int | None = None
+    ) -> tuple[Apprentice, Settlement]:
+        """A person agrees, or does something else: ``instead``, or the safe action.
+
+        Raises:
+            ConfigError: nothing of that id waits.
+        """
+        proposal = self.waiting.get(id)
+        if proposal is None:
+            raise ConfigError(f"No proposal {id} waits.", mend="It was answered before, or its deadline has passed.")
+        left = {name: one for name, one in self.waiting.items() if name != id}
+        if agrees:
+            settled = Settlement(id, proposal.action, "approved", who, why)
+        else:
+            action = self.config.safe_action if instead is None else instead
+            settled = Settlement(id, action, "vetoed" if instead is None else "overridden", who, why)
+        return replace(self, waiting=left)._counted(agrees), settled
+
+    def expire(self, now_s: float) -> tuple[Apprentice, tuple[Settlement, ...]]:
+        """Settle what nobody answered in time: silence is consent from ``veto`` on, and a refusal before."""
+        late = [one for one in self.waiting.values() if one.deadline_s <= now_s]
+        consent = self.level in ("veto", "autonomous")
+        settled = tuple(
+            Settlement(one.id, one.action if consent else self.config.safe_action, "expired", "", "nobody answered")
+            for one in late
+        )
+        gone = {one.id for one in late}
+        state = replace(self, waiting={name: one for name, one in self.waiting.items() if name not in gone})
+        # Silence teaches only where it means consent: an absent person is no verdict on the proposal.
+        for _ in late if consent else ():
+            state = state._counted(True)
+        return state, settled
+
+    def violated(self) -> Apprentice:
+        """Something unsafe happened: back to asking first. What waits is answered by nobody but a person."""
+        level: Level = "imitate" if self.level == "imitate" else "approve"
+        return replace(self, level=level, accepted=0, refused=0)
+
+    def _counted(self, accepted: bool) -> Apprentice:
+        state = replace(self, accepted=self.accepted + accepted, refused=self.refused + (not accepted))
+        config, total = self.config, state.accepted + state.refused
+        # Turned round: that too many are refused is the hypothesis to be thrown out, by how few of them were accepted.
+        evidence = likelihood_ratio(state.accepted, total, limit=1.0 - config.too_many, feared=1.0 - config.good)
+        if evidence < 1.0 / config.alpha or state.level == "autonomous":
+            return state
+        return replace(state, level=LEVELS[LEVELS.index(state.level) + 1], accepted=0, refused=0)
+
+    def _at(self, *levels: Level) -> None:
+        if self.level not in levels:
+            raise ConfigError(
+                f"An apprentice that is to {self.level} was asked for something else.",
+                mend=f"This belongs to: {', '.join(levels)}.",
+            )

@@ -1,0 +1,117 @@
+"""How long each stage has to be, from the power calculation and before the release begins.
+
+The first stage is small and has to find a large harm; the later ones may look for smaller differences, because by then the
+large ones are ruled out. Each takes whole days, as the price of electricity and the weather have the period of a day.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rlcourse.errors import ConfigError
+from rlcourse.release.gates import Demand, GateConfig, Prove
+from rlcourse.release.matching import Variation
+from rlcourse.release.power import always_valid_information, information_of
+from rlcourse.release.sequential import tuned_mixture
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one stage has to find, and with how much of the traffic."""
+
+    share: float
+    """Of the fleet that the candidate runs."""
+    effect: float
+    """Difference of mean returns that has to be found, in their unit."""
+    prove: Prove = "no_harm"
+    power: float = 0.95
+    """Chance of finding it."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise ConfigError(
+                f"A stage with a share of {self.share}.", mend="Leave somebody to compare with: use a share below 1."
+            )
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with its length."""
+
+    share: float
+    demand: Demand
+    days: int
+    """Planned; a stage ends when its demand is met, not by the calendar."""
+    episodes: int
+    """Of the candidate, at the planned length."""
+
+
+@dataclass(frozen=True)
+class ReleasePlan:
+    """All stages with two arms; then the candidate keeps all but a small hold-back for some days."""
+
+    fleet: int
+    stages: tuple[PlannedStage, ...]
+    bake_share: float
+    bake_days: int
+    gate: GateConfig
+    variation: Variation
+
+    @property
+    def candidate_days(self) -> int:
+        """Episodes that the candidate runs if nothing stops it: the traffic of a full release."""
+        return sum(stage.episodes for stage in self.stages) + self.bake_days * arm_size(self.fleet, self.bake_share)
+
+
+def arm_size(fleet: int, share: float) -> int:
+    """Rooms in the canary: the nearest whole number, but one of each arm at least."""
+    return min(max(round(fleet * share), 1), fleet - 1)
+
+
+def plan_release(
+    fleet: int,
+    goals: tuple[Goal, ...],
+    variation: Variation,
+    *,
+    alpha: float = 0.05,
+    margin: float = 0.0,
+    bake_share: float = 0.95,
+    bake_days: int = 7,
+) -> ReleasePlan:
+    """Lengths of all stages.
+
+    The interval is tuned to the information of the first stage, where finding harm early matters most. What was learnt in
+    one stage counts in the next.
+
+    Args:
+        fleet: rooms, each of which makes one episode a day.
+        goals: one for each stage.
+        variation: expected of the adjusted returns of both arms.
+        alpha: of the whole release.
+        margin: see :class:`~rlcourse.release.gates.GateConfig`.
+        bake_share: what the candidate gets once it is promoted; the rest is held back to compare with.
+        bake_days: for so many days, with the incumbent ready to take over.
+
+    Raises:
+        ConfigError: no goals, fewer than two rooms, or shares that fall.
+    """
+    shares = [goal.share for goal in goals]
+    if fleet < 2 or not goals or shares != sorted(shares):
+        raise ConfigError(f"{fleet} rooms in stages of {shares}.", mend="Use two rooms or more, and shares that grow.")
+    tuned_at = always_valid_information(goals[0].effect, alpha=alpha, power=goals[0].power)
+    rho, stages, known = tuned_mixture(tuned_at, alpha), [], 0.0
+    for goal in goals:
+        needed = always_valid_information(goal.effect, alpha=alpha, power=goal.power, rho=rho)
+        candidates = arm_size(fleet, goal.share)
+        daily = information_of(
+            candidates,
+            fleet - candidates,
+            sd_candidate=variation.candidate,
+            sd_incumbent=variation.incumbent,
+        )
+        days = max(math.ceil((needed - known) / daily - 1e-9), 1)
+        known += days * daily
+        stages.append(PlannedStage(goal.share, Demand(goal.prove, needed), days, days * candidates))
+    gate = GateConfig(alpha=alpha, tuned_at=tuned_at, margin=margin)
+    return ReleasePlan(fleet, tuple(stages), bake_share, bake_days, gate, variation)

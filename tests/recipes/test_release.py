@@ -1,0 +1,188 @@
+"""``rlcourse release``: a whole release from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcourse.recipes.command_line import main
+from rlcourse.release.routing import FileRouter, Routing
+from tests.release.pieces import verdict
+
+START = ["--candidate", "v2", "--incumbent", "v1", "--fleet", "200", "--usual", "-45", "--sd", "1.3"]
+PERSON = ["--who", "mia", "--why", "cheaper"]
+
+
+class Shell:
+    """Runs commands on one release and reads their reports."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def __call__(self, command: str, *words: str, status: int = 0) -> dict[str, Any]:
+        assert main(["release", command, str(self.folder), *words, "--json", "-"]) == status
+        found: dict[str, Any] = json.loads(self.capsys.readouterr().out)
+        assert found["command"] == f"release {command}"
+        return found
+
+    def step(self, gain: float, candidates: int = 60, *, status: int = 0, **more: Any) -> dict[str, Any]:
+        path = self.folder / "evidence.json"
+        path.write_text(json.dumps(evidence_file(gain, candidates, **more)))
+        return self("step", "--evidence", str(path), status=status)
+
+    @property
+    def routing(self) -> Routing | None:
+        return FileRouter(self.folder / "routing.json").current()
+
+
+def evidence_file(gain: float, candidates: int, **more: Any) -> dict[str, Any]:
+    noise = np.linspace(-2.0, 2.0, candidates)
+    returns = [*np.linspace(-2.0, 2.0, 140), *(noise + gain)]
+    return {
+        "measured_at_s": time.time(),
+        "episodes": {
+            "day": [0] * len(returns),
+            "candidate": [False] * 140 + [True] * candidates,
+            "returns": returns,
+        },
+        "counts": {name: {"bad": 0, "total": 1_000} for name in ("latency", "errors", "fallbacks")},
+        "violations": 0,
+        **more,
+    }
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path / "r7", capsys)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> list[str]:
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps(verdict("promote", "runs/policy").to_json()))
+    return ["--verdict", str(path), "--judged-as", "runs/policy"]
+
+
+def test_from_the_start_to_the_bake(shell: Shell, log: list[str]) -> None:
+    begun = shell("start", *START, *PERSON, *log)
+    assert begun["state"]["routing"] == {"live": "v1", "trial": "v2", "share": 0.02, "salt": "r7"}
+    assert shell.step(0.0, 3)["gate"]["reasons"][0]["code"] == "collecting"
+    assert shell.step(0.0)["gate"]["answer"] == "promote"
+    assert shell.routing == Routing("v1", "v2", 0.1, "r7")
+    shell.step(3.0)
+    assert shell("status")["state"]["status"] == "awaiting"
+    shell("approve", "--who", "tom", "--why", "fine")
+    assert shell.routing == Routing("v1", "v2", 0.5, "r7")
+    shell("override", "--what", "pause", *PERSON)
+    assert shell.step(3.0)["state"]["status"] == "paused"
+    shell("override", "--what", "resume", *PERSON)
+    shell.step(3.0)
+    assert shell.routing == Routing("v1", "v2", 0.95, "r7")
+    entries = shell("audit")["results"]
+    assert [(one["who"], one["what"]) for one in entries][-1] == ("controller", "promote: begin bake 95%")
+    assert entries[0]["why"] == "cheaper"
+
+
+def test_harm_goes_back_and_says_so_with_its_exit_status(shell: Shell, log: list[str]) -> None:
+    shell("start", *START, *PERSON, *log)
+    found = shell.step(-3.0, status=1)
+    assert found["gate"]["reasons"][0]["code"] == "returns_worse"
+    assert shell.routing == Routing("v1")
+
+
+def test_rollback_and_kill(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("start", *START, *PERSON)
+    shell("rollback", "--who", "tom", "--why", "a complaint")
+    assert shell.routing == Routing("v1")
+    assert shell("kill", "--who", "tom", "--why", "smoke")["state"]["status"] == "killed"
+    assert main(["release", "status", str(shell.folder)]) == 0
+    assert "The kill switch is on." in capsys.readouterr().out
+
+
+def test_without_evidence_it_holds_and_without_a_verdict_it_asks(shell: Shell) -> None:
+    shell("start", *START, *PERSON)
+    assert shell("step")["gate"]["reasons"][0]["code"] == "monitoring_unreachable"
+    assert shell("step", "--evidence", "nowhere.json")["gate"]["answer"] == "hold"
+    shell.step(0.0)
+    assert shell("status")["state"]["question"] == "doubt"
+
+
+def test_blue_green(shell: Shell, log: list[str]) -> None:
+    shell("start", "--strategy", "blue-green", "--least-hours", "0", *START[:4], *PERSON, *log)
+    assert shell.routing == Routing("v1", "v2", 0.0, "r7")
+    shell.step(0.0)
+    shell("approve", "--why", "now")
+    assert shell.routing == Routing("v2", "v1", 0.0, "r7")
+    shell.step(0.0)
+    assert shell("status")["state"]["status"] == "promoted"
+
+
+def test_a_log_that_was_changed_fails(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("start", *START, *PERSON)
+    path = shell.folder / "audit.jsonl"
+    path.write_text(path.read_text().replace("mia", "tom"))
+    assert main(["release", "audit", str(shell.folder)]) == 1
+    assert "not what was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["start", "r", *START, "--why", "x", "--alpha", "2"], 2, "alpha"),
+        (["start", "r", *START, "--why", "x", "--shares", "0.5", "0.1"], 2, "shares"),
+        (["start", "r", *START, "--why", "x", "--router.kind", "haproxy"], 2, "servers"),
+        (["start", "r", *START, "--why", "x", "--verdict", "nowhere"], 1, "nowhere"),
+        (["start", "r", *START], 2, "--why"),
+        (["status", "nowhere"], 1, "nowhere"),
+        (["override", "r", "--what", "explode", "--why", "x"], 2, "explode"),
+        (["simulate", "--log-days", "3"], 2, "small"),
+    ],
+)
+def test_wrong_words(
+    words: list[str],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["release", *words]) == status
+    out, err = capsys.readouterr()
+    assert says in out + err
+    assert "Traceback" not in err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"counts": {"errors": {"bad": 2, "total": 1}}}, {"episodes": {"day": [0]}}])
+def test_evidence_that_is_none(wrong: dict[str, Any], shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("start", *START, *PERSON)
+    path = shell.folder / "evidence.json"
+    path.write_text(json.dumps(evidence_file(0.0, 60, **wrong)))
+    assert main(["release", "step", str(shell.folder), "--evidence", str(path)]) == 1
+    assert "no evidence" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_simulation(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [
+        "--releases",
+        "20",
+        "--fleet",
+        "100",
+        "--pool-days",
+        "1000",
+        "--log-days",
+        "1000",
+        "--calibration-days",
+        "300",
+    ]
+    assert main(["release", "simulate", *sizes, "--json", "-"]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert len(rows) == 30
+    assert {row["candidate"] for row in rows} >= {"5 % better", "10 % worse, too cold"}

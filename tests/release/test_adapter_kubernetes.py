@@ -1,0 +1,79 @@
+"""Manifests, held to the fields that Gateway API v1 and Argo Rollouts v1alpha1 define."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rlcourse.errors import ConfigError
+from rlcourse.release.adapters.kubernetes import http_route, rollout
+from rlcourse.release.gates import Demand, GateConfig
+from rlcourse.release.matching import Variation
+from rlcourse.release.routing import Routing
+from rlcourse.release.stages import Release, Stage, blue_green
+
+SERVICES = {"v1": "policy-v1", "v2": "policy-v2"}
+
+
+def rule(routing: Routing) -> dict[str, Any]:
+    route = http_route("policy", routing, SERVICES, gateway="public")
+    assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "HTTPRoute")
+    assert route["spec"]["parentRefs"] == [{"name": "public"}]
+    assert json.loads(json.dumps(route)) == route
+    (found,) = route["spec"]["rules"]
+    assert found["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1/policies"}}]
+    assert set(found) <= {"matches", "backendRefs", "filters"}
+    one: dict[str, Any] = found
+    return one
+
+
+def test_a_canary_is_two_weights_a_shadow_a_mirror_and_the_way_back_one_backend() -> None:
+    assert rule(Routing("v1", "v2", 0.05))["backendRefs"] == [
+        {"name": "policy-v1", "port": 8080, "weight": 950},
+        {"name": "policy-v2", "port": 8080, "weight": 50},
+    ]
+    shadow = rule(Routing("v1", "v2", 0.0))
+    assert [one["name"] for one in shadow["backendRefs"]] == ["policy-v1"]
+    assert shadow["filters"] == [
+        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "policy-v2", "port": 8080}}}
+    ]
+    back = rule(Routing("v1"))
+    assert back["backendRefs"] == [{"name": "policy-v1", "port": 8080, "weight": 1000}]
+    assert "filters" not in back
+    with pytest.raises(ConfigError, match="v3"):
+        http_route("policy", Routing("v3"), SERVICES, gateway="public")
+
+
+def test_a_rollout_has_the_shares_as_steps_and_waits_at_each_for_the_gate() -> None:
+    stages = (
+        Stage("shadow", 0.0, Demand("service")),
+        Stage("canary", 0.004, Demand()),
+        Stage("ab", 0.5, Demand("gain")),
+        Stage("bake", 0.95, Demand()),
+    )
+    release = Release("r7", "v2", "v1", stages, GateConfig(), Variation(1.0, 1.0))
+    found = rollout(release, image="registry.example/policy:v2")
+    assert (found["apiVersion"], found["kind"]) == ("argoproj.io/v1alpha1", "Rollout")
+    canary = found["spec"]["strategy"]["canary"]
+    assert canary["steps"] == [
+        {"setWeight": 1},
+        {"pause": {}},
+        {"setWeight": 50},
+        {"pause": {}},
+        {"setWeight": 95},
+        {"pause": {}},
+    ]
+    assert found["spec"]["selector"]["matchLabels"] == found["spec"]["template"]["metadata"]["labels"]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/policy:v2"
+    assert {"readinessProbe", "livenessProbe"} < set(container)
+
+
+def test_blue_green_promotes_nothing_by_itself_and_keeps_the_old_one_as_long_as_planned() -> None:
+    found = rollout(blue_green("r7", "v2", "v1", requests=500, least_s=3_600.0), image="x")
+    strategy = found["spec"]["strategy"]
+    assert set(strategy) == {"blueGreen"}
+    assert strategy["blueGreen"]["autoPromotionEnabled"] is False
+    assert strategy["blueGreen"]["scaleDownDelaySeconds"] == 3_600

@@ -1,0 +1,159 @@
+"""The simulation against the gate it simulates, and against what is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rlcourse.environments.server_room import thermostat
+from rlcourse.errors import ConfigError
+from rlcourse.evaluation.server_room import operate
+from rlcourse.randomness import Seeds
+from rlcourse.release.gates import Counts, LiveEvidence, decide
+from rlcourse.release.matching import ControlVariates, Tally, Variation
+from rlcourse.release.planning import Goal, ReleasePlan, plan_release
+from rlcourse.release.simulate import (
+    PROMOTED,
+    ROLLED_BACK,
+    UNDECIDED,
+    Day,
+    Evening,
+    Pool,
+    ThresholdRule,
+    peeking_rule,
+    run_days,
+    sequential_rule,
+    simulate,
+)
+from rlcourse.release.study import StudyConfig, judge_gates, prepare
+from tests.release.pieces import verdict
+
+GOALS = (Goal(0.04, 2.0), Goal(0.5, 1.0, "gain", 0.9))
+
+
+def pools(gain: float, days: int = 20_000) -> tuple[Pool, Pool]:
+    """Known difference, deviation 1."""
+    rng = Seeds(0).numpy("pool")
+    ones = np.ones((days, 1))
+    ours = rng.normal(0.0, 1.0, days)
+    return Pool(ours - ours.mean(), ones), Pool(ours - ours.mean() + gain, ones)
+
+
+def plan() -> ReleasePlan:
+    return plan_release(50, GOALS, Variation(1.0, 1.0), bake_days=2)
+
+
+def test_the_plan_is_the_power_calculation() -> None:
+    found = plan()
+    first, second = found.stages
+    # Stage 1: 2 of 50 rooms, (3.035 + 1.645)^2 / 2^2 = 5.476 of information, 1/(1/2 + 1/48) = 1.92 a day: 3 days.
+    assert first.demand.information == pytest.approx(5.476, abs=0.01)
+    assert (first.days, first.episodes) == (3, 6)
+    # Stage 2: 12.5 a day; the mixture tuned to stage 1 needs a little more than its best.
+    assert second.demand.information == pytest.approx((3.035 + 1.2816) ** 2, rel=0.06)
+    assert second.demand.information > (3.035 + 1.2816) ** 2
+    assert found.candidate_days == 6 + 25 * second.days + 2 * 48
+
+
+def test_what_is_surely_worse_goes_back_and_what_is_surely_better_stays() -> None:
+    for gain, wanted in ((-3.0, ROLLED_BACK), (3.0, PROMOTED)):
+        found = simulate(
+            sequential_rule, plan(), *pools(gain), variates=None, releases=200, rng=Seeds(1).numpy("releases")
+        )
+        assert (found.outcome == wanted).mean() >= 0.99
+    nothing = simulate(sequential_rule, plan(), *pools(0.0), variates=None, releases=400, rng=Seeds(1).numpy("r"))
+    assert (nothing.outcome == ROLLED_BACK).mean() <= 0.025 + 5 * math.sqrt(0.025 / 400)
+    assert (nothing.outcome == UNDECIDED).mean() > 0.9
+
+
+def test_peeking_goes_back_more_often_than_it_says() -> None:
+    many = plan_release(50, (Goal(0.5, 0.15), Goal(0.5, 0.15, "gain", 0.9)), Variation(1.0, 1.0))
+    ours, theirs = pools(0.0)
+    found = {
+        rule.__name__: simulate(rule, many, ours, theirs, variates=None, releases=400, rng=Seeds(2).numpy("r"))
+        for rule in (peeking_rule, sequential_rule)
+    }
+    wrong = {name: (one.outcome != UNDECIDED).mean() for name, one in found.items()}
+    assert wrong["peeking_rule"] > 0.15
+    assert wrong["sequential_rule"] < 0.05
+
+
+def test_the_simulated_gate_is_the_gate() -> None:
+    days: list[tuple[Tally, int, Evening]] = []
+
+    def watched(day: Day, plan: ReleasePlan) -> Evening:
+        answer = sequential_rule(day, plan)
+        if day.stage[0] < len(plan.stages):
+            days.append(
+                (Tally(*(part[0].copy() for part in day.tally)), int(day.stage[0]), Evening(*(a[:1] for a in answer)))
+            )
+        return answer
+
+    followed = plan()
+    for gain, seed in ((0.0, 3), (1.2, 4), (-0.8, 5), (0.5, 6)):
+        simulate(watched, followed, *pools(gain), variates=None, releases=1, rng=Seeds(seed).numpy("r"))
+    healthy = {one.name: Counts(0, 100) for one in followed.gate.objectives}
+    said = []
+    for tally, stage, evening in days:
+        answer = decide(
+            LiveEvidence(0.0, tally, healthy, 0),
+            now_s=0.0,
+            since_s=0.0,
+            demand=followed.stages[stage].demand,
+            variation=followed.variation,
+            config=followed.gate,
+            verdict=verdict(),
+            candidate="v2",
+        )
+        said.append(answer.answer)
+        simulated = "roll_back" if evening.roll_back[0] else "promote" if evening.promote[0] else "hold"
+        assert answer.answer == simulated
+    assert {"hold", "promote"} <= set(said)
+
+
+def test_a_threshold_counts_failed_days() -> None:
+    ours = Pool(np.full(10, -10.0), np.ones((10, 1)))
+    dear = Pool(np.full(10, -10.6), np.ones((10, 1)))
+    for limit, days in ((0, 1), (2, 3)):
+        rule = ThresholdRule(-10.0, tolerance=0.05, failure_limit=limit)
+        found = simulate(rule, plan(), ours, dear, variates=None, releases=3, rng=Seeds(0).numpy("r"))
+        assert found.outcome.tolist() == [ROLLED_BACK] * 3
+        assert found.days.tolist() == [days] * 3
+        assert found.candidate_days.tolist() == [2.0 * days] * 3
+    cheap = Pool(np.full(10, -10.4), np.ones((10, 1)))
+    found = simulate(ThresholdRule(-10.0), plan(), ours, cheap, variates=None, releases=1, rng=Seeds(0).numpy("r"))
+    assert (found.outcome[0], found.candidate_days[0]) == (PROMOTED, plan().candidate_days)
+
+
+def test_pools_meet_the_same_days_and_the_conditions_explain_most() -> None:
+    cold, usual = (run_days(thermostat(first_stage_c=c), 3_000, Seeds(5)) for c in (24.0, 25.5))
+    assert np.array_equal(cold.conditions, usual.conditions)
+    assert not np.array_equal(cold.returns, usual.returns)
+    told = operate(thermostat(), num_episodes=3_000, seeds=Seeds(5))
+    assert usual.returns == pytest.approx(-told.cost)
+    assert ControlVariates.fit(usual.conditions, usual.returns).explained > 0.9
+    with pytest.raises(ConfigError):
+        run_days(thermostat(), 0, Seeds(0))
+
+
+def test_a_small_study_finds_what_the_large_one_does() -> None:
+    sizes = StudyConfig(releases=30, fleet=100, pool_days=2_000, log_days=1_500, calibration_days=500)
+    study = prepare(sizes, Seeds(0))
+    assert study.true_difference("5 % better") == pytest.approx(-0.05 * study.log_mean, rel=0.3)
+    rows = {(row.gate, row.candidate): row for row in judge_gates(study, Seeds(1))}
+    ours = {name: row for (gate, name), row in rows.items() if gate == "always valid"}
+    assert ours["10 % worse, too cold"].within_budget.estimate > 0.9
+    assert ours["equal, the same rule"].rolled_back.estimate < 0.1
+    assert ours["5 % better"].promoted.estimate > 0.8
+    assert rows["threshold +5 %, no failure allowed", "equal, the same rule"].rolled_back.estimate > 0.2
+    with pytest.raises(ConfigError, match="small"):
+        StudyConfig(log_days=10)
+
+
+def test_shares_that_make_no_plan() -> None:
+    with pytest.raises(ConfigError):
+        plan_release(50, (Goal(0.5, 1.0), Goal(0.1, 1.0)), Variation(1.0, 1.0))
+    with pytest.raises(ConfigError):
+        Goal(1.0, 1.0)
