@@ -116,15 +116,16 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run_labs(root: Path, toc: dict[str, Any], *, timeout_s: int) -> None:
+def run_labs(root: Path, toc: dict[str, Any]) -> None:
     """Run the labs that are not in the engine's cache, as many at a time as there are cores.
 
     The engine runs them one after the other. A lab that fails is left to it: it runs the lab again and shows where.
     """
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     labs = [str(root / f"{name}.ipynb") for name in pages_in_toc(toc) if (root / f"{name}.ipynb").is_file()]
     cache = root / "_build" / ".jupyter_cache"
     cache.parent.mkdir(exist_ok=True)
-    jcache, options = str(BIN / "jcache"), ["--executor", "local-parallel", "--timeout", str(timeout_s)]
+    jcache, options = str(BIN / "jcache"), ["--executor", "local-parallel", "--timeout", str(settings["execute"]["timeout"])]
     quiet = {"stdout": subprocess.DEVNULL, "env": environment(), "cwd": root}
     subprocess.run([jcache, "notebook", "-p", str(cache), "add", *labs], input=b"y\n", check=True, **quiet)  # type: ignore[call-overload]
     subprocess.run([jcache, "project", "-p", str(cache), "execute", *options], **quiet)  # type: ignore[call-overload]
@@ -143,7 +144,7 @@ def build(root: Path, *, fresh: bool) -> int:
     if fresh:
         shutil.rmtree(output, ignore_errors=True)
     cut = subprocess.run([sys.executable, str(root / "tools" / "make_exercises.py")], cwd=root).returncode
-    toc, settings = (yaml.safe_load((root / name).read_text(encoding="utf-8")) for name in ("_toc.yml", "_config.yml"))
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     if cut or complain(faults_of_contents(root, toc)):
         return 1
     now = {
@@ -158,7 +159,7 @@ def build(root: Path, *, fresh: bool) -> int:
         shutil.rmtree(output / ".jupyter_cache", ignore_errors=True)
     stamp.unlink(missing_ok=True)  # a build that fails or is interrupted leaves nothing that looks finished
     shutil.rmtree(site, ignore_errors=True)  # pages of files that are gone would stay
-    run_labs(root, toc, timeout_s=settings["execute"]["timeout"])
+    run_labs(root, toc)
     status = run_engine(root, everything=stale)
     if status or complain(faults_of_build(site, toc)):
         print("The book was not built.", file=sys.stderr)

@@ -89,6 +89,8 @@ def all_exercises() -> dict[str, Exercise]:
         cases_ch14,
         cases_ch15,
         cases_ch16,
+        cases_ch17,
+        cases_ch18,
     )
 
     chapters = (
@@ -101,6 +103,8 @@ def all_exercises() -> dict[str, Exercise]:
         cases_ch14,
         cases_ch15,
         cases_ch16,
+        cases_ch17,
+        cases_ch18,
     )
     found = [exercise for chapter in chapters for exercise in chapter.EXERCISES]
     by_name = {exercise.name: exercise for exercise in found}

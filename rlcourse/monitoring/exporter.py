@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.monitoring.catalogue import CATALOGUE, Kind, Signal, signal_named
-from rlcourse.monitoring.drift import DriftReport
+from rlcourse.monitoring.drift.monitor import DriftReport
 from rlcourse.monitoring.watched import ActionCounts
 
 OTHER = "other"

@@ -34,6 +34,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("serve", "versions"): ("rlcourse.recipes.serve_versions:Versions", "list and switch versions in TorchServe"),
     ("serve", "dataset"): ("rlcourse.recipes.serve_dataset:Dataset", "make a data set of what a service decided"),
     ("monitor", "render"): ("rlcourse.recipes.monitor:Render", "write alert rules, routing and dashboards as files"),
+    ("monitor", "grade"): ("rlcourse.recipes.monitor_grade:Grade", "grade the alert that you wrote in chapter 17"),
     ("monitor", "up"): ("rlcourse.recipes.monitor:Up", "watch a running service and tell of alerts"),
     ("monitor", "follow"): ("rlcourse.recipes.monitor_follow:Follow", "show what logged decisions led to"),
     ("release", "start"): ("rlcourse.recipes.release:Start", "begin to replace a version by another, little by little"),

@@ -72,8 +72,8 @@ def _usable(lines: Sequence[Line] | None, record: EpisodeRecord) -> tuple[Episod
         parts = join(lines).episodes
     except (DataError, ValueError):  # what wrote these lines is counted as a window that is too thin, if it goes on
         return None
-    longest = int(parts.lengths.argmax())
-    return parts.select([longest]), record
+    longest = parts.lengths.argmax(0, keepdims=True)
+    return parts.select(longest), record
 
 
 def read_reference(name: str, policy: str | None, root: Path | None, followed: Path) -> tuple[Episodes, int | None]:

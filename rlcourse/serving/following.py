@@ -56,7 +56,9 @@ class LogFollower:
         ConfigError: pieces of nothing.
     """
 
-    def __init__(self, folder: Path, position: Mapping[str, tuple[int, int]] | None = None, *, piece_bytes: int = 2**18):
+    def __init__(
+        self, folder: Path, position: Mapping[str, tuple[int, int]] | None = None, *, piece_bytes: int = 2**18
+    ):
         if not folder.is_dir():
             raise DatasetNotFoundError(
                 f"There is no folder {folder}.", mend="Name the folder that the service writes to: STATE/decisions."
@@ -104,7 +106,9 @@ class LogFollower:
         runs = self._runs()
         self.position = {run: place for run, place in self.position.items() if run in runs}
 
-    def _next_of(self, run: str, files: Mapping[int, Path], until: Mapping[str, tuple[int, int]] | None) -> Piece | None:
+    def _next_of(
+        self, run: str, files: Mapping[int, Path], until: Mapping[str, tuple[int, int]] | None
+    ) -> Piece | None:
         number, offset = self.position.get(run, (-1, 0))
         for count, path in sorted(files.items()):
             start, stop = offset if count == number else 0, _stop(until, run, count)

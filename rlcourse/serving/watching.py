@@ -5,7 +5,8 @@
     decision s1 ──▶ decision s1 ──▶ decision s1                   one episode: from a session's first decision to the reward
     reward          reward          reward, terminated            that ends it, or to a decision that starts a memory anew
 
-A decision without a session is an episode of one step. An episode belongs to the version that began it, whoever takes it
+A decision without a session is an episode of one step. A session that goes on beyond the horizon is counted a horizon at a
+time, each stretch as an episode that was abandoned. An episode belongs to the version that began it, whoever takes it
 over. Memory is bounded in episodes, in decisions whose reward is awaited, in versions, and in lines kept for drift.
 
 The log's own times are the clock, so reading the same lines twice gives the same counts. After a restart the last stretch
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rlcourse.errors import ConfigError
@@ -25,6 +27,8 @@ from rlcourse.monitoring.streams import EpisodeLedger, EpisodeRecord, PendingRew
 from rlcourse.serving import wire
 from rlcourse.serving.drifting import DriftWindows
 from rlcourse.serving.following import Line
+from rlcourse.serving.returns import DailyReturns
+from rlcourse.serving.rows import renamed, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,17 @@ class WatchConfig:
     """Of one version, whose reward is awaited; beyond, the oldest expires before its time."""
     max_versions: int = 16
     """Watched at once; beyond, the one that has been silent for longest is forgotten."""
+    day_s: float = 86_400.0
+    """Episodes of one day are compared with each other; what makes a day good for both versions then cancels."""
     max_lines: int = 200_000
     """Kept for drift; beyond, the oldest episode is left out of it."""
 
     def __post_init__(self) -> None:
         counts = (self.window_episodes, self.window_decisions, self.max_episodes, self.max_decisions)
-        if min(*counts, self.max_versions, self.max_lines) < 1 or not min(self.horizon_s, self.reward_deadline_s) > 0.0:
+        if (
+            min(*counts, self.max_versions, self.max_lines) < 1
+            or not min(self.horizon_s, self.reward_deadline_s, self.day_s) > 0.0
+        ):
             raise ConfigError("A bound of what is watched is 0 or less.", mend="Use numbers above 0.")
         if self.success_return is not None and not math.isfinite(self.success_return):
             raise ConfigError(f"Success at {self.success_return}.", mend="Use a number, or leave it out.")
@@ -68,8 +77,10 @@ class _Running:
     """An episode that has begun and is not counted."""
 
     name: str
+    began_s: float
     total: float = 0.0
     ended: bool = False
+    skipped: bool = False  # counted before the restart
     lines: list[Line] | None = None
 
 
@@ -84,7 +95,7 @@ class _Version:
         # In step with ``pending``, which knows since when and not of what.
         self.awaited: OrderedDict[str, _Running] = OrderedDict()
         self.running: dict[str, _Running] = {}  # by the ledger's name
-        self.decisions = self.rewards = 0
+        self.decisions = self.rewards = self.told_expired = 0
         self.fallbacks: dict[str, int] = {}
 
     def keep_in_step(self) -> None:
@@ -115,10 +126,12 @@ class LogWatch:
         """Whether counters count; see the module."""
         self.unmatched = 0
         """Rewards of decisions that had expired, were rewarded before, or are not in the log."""
+        self.returns = DailyReturns(day_s=config.day_s, versions=config.max_versions)
         self._exporter, self._drift = exporter, drift
         self._versions: OrderedDict[tuple[str, str], _Version] = OrderedDict()  # silent for longest first
         self._sessions: OrderedDict[tuple[str, str], tuple[_Version, _Running]] = OrderedDict()
         self._windows: dict[str, DriftWindows] = {}
+        self._known: frozenset[str] = frozenset()
         self._kept = 0
 
     def take(self, line: Line, now_s: float) -> None:
@@ -132,13 +145,31 @@ class LogWatch:
         """Time has passed: count what is mature, give up what has expired, set the gauges."""
         for (policy, version), seen in list(self._versions.items()):
             who = {"policy": policy, "version": version}
-            expired = seen.pending.expired
             seen.pending.expire(now_s)
             seen.keep_in_step()
-            self._count("rl_rewards_expired_total", seen.pending.expired - expired, **who)
-            for record in seen.ledger.matured(now_s):
-                self._mature(policy, version, seen, record)
+            self._count("rl_rewards_expired_total", seen.pending.expired - seen.told_expired, **who)
+            seen.told_expired = seen.pending.expired
+            self._count_mature(policy, version, seen, now_s)
             self._gauges(policy, version, seen)
+
+    def open_episodes(self) -> list[str]:
+        """Names of the sessions' episodes that are not counted. Where the first lines of a session are not read again, a
+        restart could not know where they began.
+        """
+        return [name for seen in self._versions.values() for name in seen.running if not name.startswith("\n")]
+
+    def replaying(self, episodes: Iterable[str]) -> None:
+        """From now on lines come that were counted before; ``episodes``: what :meth:`open_episodes` said last."""
+        self.live, self._known = False, frozenset(episodes)
+
+    def replayed(self) -> None:
+        """From now on lines count."""
+        for seen in self._versions.values():
+            for name, one in seen.running.items():
+                if not name.startswith("\n") and name not in self._known:
+                    # It began earlier than could be seen now, and was counted; the session's next decision begins another.
+                    one.skipped = one.ended = True
+        self.live, self._known = True, frozenset()
 
     @property
     def crowded_out(self) -> int:
@@ -176,8 +207,9 @@ class LogWatch:
             if isinstance(one.action, int):
                 self._count("rl_actions_total", 1, policy=line.policy, version=line.version, action=str(one.action))
                 # The mean of -ln p over drawn actions is the entropy, whatever the other probabilities were.
-                if not line.greedy and one.fallback is None and (p := one.propensity) and 0.0 < float(str(p)) <= 1.0:
-                    seen.surprise.push(-math.log(float(str(p))))
+                p = one.propensity
+                if not line.greedy and one.fallback is None and isinstance(p, float | int) and 0.0 < p <= 1.0:
+                    seen.surprise.push(-math.log(p))
 
     def _episode(self, seen: _Version, key: str, line: wire.DecisionLine, now_s: float) -> _Running:
         """The episode that a decision belongs to; begun if there is none."""
@@ -186,17 +218,18 @@ class LogWatch:
             return again
         name, place = f"{line.session or ''}\n{key}", (line.policy, line.session or "")
         owner, running = self._sessions.get(place, (None, None)) if line.session is not None else (None, None)
-        goes_on = False
-        if owner is not None and running is not None and not running.ended and not line.started:
-            if running.name in owner.running and name not in self._stretches:
+        if owner is not None and running is not None:
+            anew = name in self._known
+            # By the line's own time: how often somebody looks must not decide where an episode begins.
+            young = running.name in owner.running and now_s < running.began_s + self.config.horizon_s
+            if young and not (running.ended or line.started or anew):
                 return running
-            # Older than the horizon, and counted as abandoned: what comes now is another stretch.
-            goes_on, running.counted = True, True
+            running.skipped |= anew and running.name not in self._known
         if name in seen.running:
             return seen.running[name]
         if len(seen.running) >= 2 * self.config.max_episodes:  # or the ledger would lose some that are to be counted
             self._count_mature(line.policy, line.version, seen, now_s)
-        begun = seen.running[name] = _Running(name, goes_on=goes_on, lines=None if self._drift is None else [])
+        begun = seen.running[name] = _Running(name, now_s, lines=None if self._drift is None else [])
         seen.ledger.begin(name, now_s)
         if line.session is not None:
             self._sessions[place] = (seen, begun)
@@ -229,7 +262,7 @@ class LogWatch:
             seen.rewards += 1
             self._credit(self._owner(running, seen), running, line, now_s)
             # Rows were told apart when they were kept.
-            self._keep(running, replaced(line, key))
+            self._keep(running, renamed(line, key))
             return
         self.unmatched += self.live
 
@@ -257,10 +290,14 @@ class LogWatch:
             running = seen.running.pop(record.name)
             lines = running.lines
             self._let_go(running)
-            if not running.counted or record.end == "abandoned" and not running.doubtful:
+            if not running.skipped:
+                if self.live:
+                    self.returns.add(policy, version, now_s, record.total)
                 self._mature(policy, version, seen, record, lines)
 
-    def _mature(self, policy: str, version: str, seen: _Version, record: EpisodeRecord) -> None:
+    def _mature(
+        self, policy: str, version: str, seen: _Version, record: EpisodeRecord, lines: list[Line] | None
+    ) -> None:
         who = {"policy": policy, "version": version}
         seen.stream.episode(record)
         self._observe("rl_episode_return", record.total, **who)
@@ -268,11 +305,10 @@ class LogWatch:
         self._count("rl_episodes_total", 1, end=record.end, **who)
         if self.config.success_return is not None:
             self._count("rl_episodes_succeeded_total", int(record.succeeded), **who)
-        running = seen.running.pop(record.name)
-        lines = running.lines
-        self._let_go(running)
         if self._drift is None:
             return
+        if policy not in self._windows and len(self._windows) >= self.config.max_versions:
+            self._windows.pop(next(iter(self._windows)))
         window = self._windows.setdefault(policy, DriftWindows(self._drift))
         if window.take(lines, record) and self.live:
             self._report(policy, window.look())
@@ -302,6 +338,7 @@ class LogWatch:
                 (gone_policy, gone_version), gone = self._versions.popitem(last=False)
                 for running in gone.running.values():
                     self._let_go(running)
+                gone.running.clear()
                 self._exporter.forget(gone_policy, gone_version)
             seen = self._versions[key] = _Version(self.config)
         self._versions.move_to_end(key)
@@ -315,7 +352,3 @@ class LogWatch:
     def _observe(self, name: str, value: float, /, **labels: str) -> None:
         if self.live:
             self._exporter.observe(name, value, **labels)
-
-
-def _column(value: object, rows: int) -> list[object]:
-    return value if isinstance(value, list) and len(value) == rows else [value] * rows

@@ -1,0 +1,245 @@
+"""Evidence from a Prometheus that the test plays, and what the controller makes of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcourse.errors import ConfigError, ServerError
+from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence, growth, step
+from rlcourse.release.adapters.returns import MonitorReturns
+from rlcourse.release.audit import read_audit
+from rlcourse.release.controller import Controller
+from rlcourse.release.gates import Counts, Demand, GateConfig
+from rlcourse.release.matching import Tally, Variation
+from rlcourse.release.routing import FileRouter, Routing
+from rlcourse.release.stages import Release, Stage
+from tests.release.pieces import tally, verdict
+
+NOW = 10_000.0
+
+
+@dataclass
+class Played:
+    """Answers of a Prometheus and of a monitor."""
+
+    url: str = ""
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by the query, for v2
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    newest: float | None = NOW
+    returns: Any = None
+    broken: bool = False
+
+    def answer(self, path: str, words: dict[str, str]) -> Any:
+        if self.broken:
+            return {"status": "error"}
+        if path == "/returns":
+            return self.returns
+        if path.endswith("/alerts"):
+            return {"data": {"alerts": self.alerts}}
+        if path.endswith("/query"):
+            values = [] if self.newest is None else [{"values": [[self.newest - 1.0, "1"], [self.newest, "1"]]}]
+            return {"data": {"result": values}}
+        samples = self.series.get(words["query"])
+        return {"data": {"result": [] if samples is None else [{"values": [[at, str(v)] for at, v in samples]}]}}
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    world = Played()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            body = json.dumps(world.answer(path, dict(urllib.parse.parse_qsl(query)))).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    world.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield world
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def of(more: str) -> str:
+    name, _, labels = more.partition("{")
+    return f'{name}{{policy="rl_policy",version="v2"{labels}}}'
+
+
+def healthy(played: Played) -> None:
+    """100 requests since 9,000; 2 of them slow, 3 by the fallback, 1 of these the policy's fault."""
+    for query, value in {
+        "rl_request_seconds_count": 100.0,
+        'rl_request_seconds_bucket{,le="0.1"': 98.0,
+        "rl_decisions_total": 100.0,
+        'rl_decisions_total{,fallback=~"error|timeout|breaker_open"': 1.0,
+        'rl_decisions_total{,fallback!="none"': 3.0,
+        "rl_safety_violations_total": 0.0,
+    }.items():
+        played.series[of(query)] = [(9_000.0, 5.0), (9_500.0, 5.0 + value / 2), (NOW, 5.0 + value)]
+
+
+def alert(**labels: str) -> dict[str, Any]:
+    given = {"alertname": "ReturnBelowBaseline", "policy": "rl_policy", "version": "v2", "severity": "page", **labels}
+    return {"state": "firing", "labels": given, "annotations": {"summary": "It earns less."}}
+
+
+def source(played: Played, **more: Any) -> PrometheusEvidence:
+    return PrometheusEvidence(EvidenceConfig(url=played.url, timeout_s=2.0), "v2", **more)
+
+
+def controller(folder: Path, now: float = NOW) -> Controller:
+    stage = Stage("canary", 0.1, Demand("no_harm", 50.0))
+    release = Release("r7", "v2", "v1", (stage,), GateConfig(tuned_at=20.0), Variation(1.0, 1.0))
+    router = FileRouter(folder / "routing.json")
+    return Controller.start(folder / "r7", release, router, who="mia", why="", clock=lambda: now)
+
+
+@pytest.mark.parametrize(
+    ("samples", "grown"),
+    [
+        ([(0.0, 5.0), (1.0, 9.0), (2.0, 2.0), (3.0, 3.0)], 7.0),  # a restart between 9 and 2
+        ([(5.0, 5.0), (6.0, 9.0), (7.0, 2.0), (8.0, 3.0)], 12.0),  # was not there before 5
+        ([(0.0, 5.0)], 0.0),
+        ([(5.0, 5.0)], 5.0),
+        ([], 0.0),
+    ],
+)
+def test_growth_of_a_counter(samples: list[tuple[float, float]], grown: float) -> None:
+    assert growth(samples, first_by_s=1.0) == grown
+
+
+def test_counts_are_those_that_were_seen(played: Played) -> None:
+    healthy(played)
+    found = source(played).evidence(9_000.0, NOW)
+    assert found is not None
+    assert found.counts == {"latency": Counts(2, 100), "errors": Counts(1, 100), "fallbacks": Counts(3, 100)}
+    assert (found.measured_at_s, found.violations, found.tally) == (NOW, 0, None)
+
+
+def test_what_nobody_writes_is_unknown_and_not_zero(played: Played) -> None:
+    found = source(played).evidence(9_000.0, NOW)
+    assert found is not None
+    assert (found.counts, found.violations) == ({}, None)
+    free = PrometheusEvidence(EvidenceConfig(url=played.url, safety=False), "v2").evidence(9_000.0, NOW)
+    assert free is not None
+    assert free.violations == 0
+
+
+def test_old_samples_are_old_evidence(played: Played) -> None:
+    healthy(played)
+    played.newest = NOW - 1_000.0
+    found = source(played).evidence(9_000.0, NOW)
+    assert found is not None
+    assert found.measured_at_s == NOW - 1_000.0
+    played.newest = None
+    assert source(played).evidence(9_000.0, NOW) is None
+
+
+def test_nobody_answers(played: Played) -> None:
+    played.broken = True
+    assert source(played).evidence(9_000.0, NOW) is None
+    with pytest.raises(ServerError, match="api/v1/alerts"):
+        source(played).alarms()
+    gone = PrometheusEvidence(EvidenceConfig(url="http://127.0.0.1:9", timeout_s=1.0), "v2")
+    assert gone.evidence(9_000.0, NOW) is None
+    with pytest.raises(ConfigError):
+        EvidenceConfig(timeout_s=0.0)
+
+
+def test_only_alerts_that_page_and_name_the_candidate_accuse_it(played: Played) -> None:
+    played.alerts = [
+        alert(),
+        alert(version="v1"),
+        alert(policy="other"),
+        alert(severity="ticket"),
+        {**alert(), "state": "pending"},
+        {"state": "firing", "labels": {"alertname": "TargetDown", "severity": "page"}},
+    ]
+    assert [(one.name, one.summary) for one in source(played).alarms()] == [("ReturnBelowBaseline", "It earns less.")]
+
+
+def test_an_alert_ends_the_release(played: Played, tmp_path: Path) -> None:
+    healthy(played)
+    release = controller(tmp_path)
+    played.alerts = [alert(version="v1")]
+    assert step(release, source(played), verdict()).answer == "hold"
+    played.alerts = [alert()]
+    answer = step(release, source(played), verdict())
+    assert (answer.answer, answer.reasons[0].code) == ("roll_back", "alert_ReturnBelowBaseline")
+    assert release.state().status == "rolled_back"
+    assert FileRouter(tmp_path / "routing.json").current() == Routing("v1")
+    last = read_audit(release.folder / "audit.jsonl").entries[-1]
+    assert (last.who, last.why) == ("prometheus", "ReturnBelowBaseline fires: It earns less.")
+    assert step(release, source(played), verdict()).reasons[0].code == "not_running"  # the alert still fires
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"broken": True}, "monitoring_unreachable"),
+        ({"newest": NOW - 1_000.0}, "evidence_stale"),
+        ({"newest": None}, "monitoring_unreachable"),
+        ({"series": {}}, "evidence_missing"),
+    ],
+)
+def test_what_cannot_be_seen_is_held(played: Played, tmp_path: Path, change: dict[str, Any], code: str) -> None:
+    healthy(played)
+    for name, value in change.items():
+        setattr(played, name, value)
+    release = controller(tmp_path)
+    answer = step(release, source(played, returns=lambda since, now: tally(0.0)), verdict())
+    assert (answer.answer, answer.reasons[0].code) == ("hold", code)
+    assert release.state().status == "running"
+
+
+def test_a_missed_objective_goes_back_without_an_alert(played: Played, tmp_path: Path) -> None:
+    healthy(played)
+    played.series[of('rl_decisions_total{,fallback!="none"')] = [(9_000.0, 0.0), (NOW, 60.0)]
+    answer = step(controller(tmp_path), source(played), verdict())
+    # The release began at this very moment, and the series is older: all of it is in the window that the test plays.
+    assert answer.answer == "roll_back"
+    assert answer.reasons[0].code == "objective_fallbacks"
+
+
+def test_returns_come_by_day(played: Played, tmp_path: Path) -> None:
+    healthy(played)
+    days = {"0": {"v1": [9, 9, 9]}, "1": {"v1": [4, 8.0, 20.0], "v2": [2, 6.0, 20.0]}, "2": {"v3": [1, 1, 1]}}
+    played.returns = {"counted_until_s": NOW, "day_s": 5_000.0, "policies": {"rl_policy": days}}
+    returns = MonitorReturns(played.url, "rl_policy", "v1", "v2")
+    found = returns(9_000.0, NOW)
+    assert found is not None
+    wanted = Tally(
+        np.array([[4.0, 2.0], [0.0, 0.0]]), np.array([[8.0, 6.0], [0.0, 0.0]]), np.array([[20.0] * 2, [0.0] * 2])
+    )
+    for part, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(part, other)
+    known = source(played, returns=returns).evidence(9_000.0, NOW)
+    assert known is not None
+    assert known.tally is not None
+
+
+@pytest.mark.parametrize(
+    "said", [None, {}, {"counted_until_s": NOW - 901.0, "day_s": 1.0, "policies": {}}, "no object"]
+)
+def test_returns_that_are_old_or_none_are_not_known(played: Played, said: Any) -> None:
+    played.returns = said
+    assert MonitorReturns(played.url, "rl_policy", "v1", "v2")(9_000.0, NOW) is None
+    assert MonitorReturns("http://127.0.0.1:9", "rl_policy", "v1", "v2", timeout_s=1.0)(9_000.0, NOW) is None
