@@ -125,7 +125,10 @@ def run_labs(root: Path, toc: dict[str, Any]) -> None:
     labs = [str(root / f"{name}.ipynb") for name in pages_in_toc(toc) if (root / f"{name}.ipynb").is_file()]
     cache = root / "_build" / ".jupyter_cache"
     cache.parent.mkdir(exist_ok=True)
-    jcache, options = str(BIN / "jcache"), ["--executor", "local-parallel", "--timeout", str(settings["execute"]["timeout"])]
+    jcache, options = (
+        str(BIN / "jcache"),
+        ["--executor", "local-parallel", "--timeout", str(settings["execute"]["timeout"])],
+    )
     quiet = {"stdout": subprocess.DEVNULL, "env": environment(), "cwd": root}
     subprocess.run([jcache, "notebook", "-p", str(cache), "add", *labs], input=b"y\n", check=True, **quiet)  # type: ignore[call-overload]
     subprocess.run([jcache, "project", "-p", str(cache), "execute", *options], **quiet)  # type: ignore[call-overload]

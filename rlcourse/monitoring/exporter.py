@@ -160,7 +160,7 @@ class Exporter(Collector):
         self._actions.append((policy, version, counts))
 
     def drift(self, policy: str, report: DriftReport) -> None:
-        """What one window showed; see :class:`rlcourse.monitoring.drift.DriftMonitor`."""
+        """What one window showed; see :class:`rlcourse.monitoring.drift.monitor.DriftMonitor`."""
         for one in (*report.findings, *report.stability):
             self.set("rl_drift_statistic", one.statistic, policy=policy, check=one.check, feature=one.feature)
             if one.adjusted is not None:

@@ -25,7 +25,8 @@ try:
     from rlcourse.serving.drifting import read_reference
     from rlcourse.serving.following import LogFollower
     from rlcourse.serving.sidecar import Sidecar, read_saved
-    from rlcourse.serving.watching import LogWatch, WatchConfig
+    from rlcourse.serving.tracking import WatchConfig
+    from rlcourse.serving.watching import LogWatch
 except ModuleNotFoundError as error:
     raise MissingExtraError(
         f"Following a log needs {error.name}, which is not installed.", mend="pip install 'rlcourse[serve,monitor]'"

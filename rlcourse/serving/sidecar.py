@@ -5,7 +5,7 @@ One round::
     read what is new ─▶ count ─▶ save how far ─▶ show
 
 What a scrape sees is always what had been saved before. So a kill between two steps may lose the counts of one round, and
-never doubles any. After a restart the lines of the last :attr:`~rlcourse.serving.watching.WatchConfig.memory_s` are read
+never doubles any. After a restart the lines of the last :attr:`~rlcourse.serving.tracking.WatchConfig.memory_s` are read
 again in silence, to know what is still unfinished; counters begin at 0, as Prometheus expects of a process that is new.
 """
 

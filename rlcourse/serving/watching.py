@@ -18,89 +18,16 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from rlcourse.errors import ConfigError
 from rlcourse.monitoring.drift import CHECKS, DriftMonitor, DriftReport
 from rlcourse.monitoring.exporter import Exporter
-from rlcourse.monitoring.streams import EpisodeLedger, EpisodeRecord, PendingRewards, PolicyStream, Window
+from rlcourse.monitoring.streams import EpisodeRecord
 from rlcourse.serving import wire
 from rlcourse.serving.drifting import DriftWindows
 from rlcourse.serving.following import Line
 from rlcourse.serving.returns import DailyReturns
 from rlcourse.serving.rows import renamed, rows_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class WatchConfig:
-    """What counts, and for how long things are kept."""
-
-    horizon_s: float = 3600.0
-    """Age at which an episode is counted, ended or not. Choose it so that nearly all have ended by then; signals are as old."""
-    reward_deadline_s: float = 3600.0
-    """A decision without a reward for so long has expired."""
-    success_return: float | None = None
-    """An episode that ends with this return or more has succeeded; without it nothing is said about success."""
-    window_episodes: int = 200
-    """So many of the last episodes make the mean return and the success rate."""
-    window_decisions: int = 10_000
-    """So many of the last drawn actions make the entropy."""
-    max_episodes: int = 10_000
-    """Of one version, kept at once; beyond, the oldest is counted before its time."""
-    max_decisions: int = 100_000
-    """Of one version, whose reward is awaited; beyond, the oldest expires before its time."""
-    max_versions: int = 16
-    """Watched at once; beyond, the one that has been silent for longest is forgotten."""
-    day_s: float = 86_400.0
-    """Episodes of one day are compared with each other; what makes a day good for both versions then cancels."""
-    max_lines: int = 200_000
-    """Kept for drift; beyond, the oldest episode is left out of it."""
-
-    def __post_init__(self) -> None:
-        counts = (self.window_episodes, self.window_decisions, self.max_episodes, self.max_decisions)
-        if (
-            min(*counts, self.max_versions, self.max_lines) < 1
-            or not min(self.horizon_s, self.reward_deadline_s, self.day_s) > 0.0
-        ):
-            raise ConfigError("A bound of what is watched is 0 or less.", mend="Use numbers above 0.")
-        if self.success_return is not None and not math.isfinite(self.success_return):
-            raise ConfigError(f"Success at {self.success_return}.", mend="Use a number, or leave it out.")
-
-    @property
-    def memory_s(self) -> float:
-        """How far back lines are read again after a restart: all that is unfinished, and one horizon of windows."""
-        return self.horizon_s + max(self.horizon_s, self.reward_deadline_s)
-
-
-@dataclass(slots=True)
-class _Running:
-    """An episode that has begun and is not counted."""
-
-    name: str
-    began_s: float
-    total: float = 0.0
-    ended: bool = False
-    skipped: bool = False  # counted before the restart
-    lines: list[Line] | None = None
-
-
-class _Version:
-    """What is known of one version of a policy."""
-
-    def __init__(self, config: WatchConfig) -> None:
-        self.ledger = EpisodeLedger(config.horizon_s, capacity=config.max_episodes)
-        self.pending = PendingRewards(config.reward_deadline_s, capacity=config.max_decisions)
-        self.stream = PolicyStream(episodes=config.window_episodes)
-        self.surprise = Window(config.window_decisions)  # -ln of the propensities of drawn actions
-        # In step with ``pending``, which knows since when and not of what.
-        self.awaited: OrderedDict[str, _Running] = OrderedDict()
-        self.running: dict[str, _Running] = {}  # by the ledger's name
-        self.decisions = self.rewards = self.told_expired = 0
-        self.fallbacks: dict[str, int] = {}
-
-    def keep_in_step(self) -> None:
-        while len(self.awaited) > len(self.pending):
-            self.awaited.popitem(last=False)
+from rlcourse.serving.tracking import Running, VersionWatch, WatchConfig
 
 
 class LogWatch:
@@ -128,8 +55,8 @@ class LogWatch:
         """Rewards of decisions that had expired, were rewarded before, or are not in the log."""
         self.returns = DailyReturns(day_s=config.day_s, versions=config.max_versions)
         self._exporter, self._drift = exporter, drift
-        self._versions: OrderedDict[tuple[str, str], _Version] = OrderedDict()  # silent for longest first
-        self._sessions: OrderedDict[tuple[str, str], tuple[_Version, _Running]] = OrderedDict()
+        self._versions: OrderedDict[tuple[str, str], VersionWatch] = OrderedDict()  # silent for longest first
+        self._sessions: OrderedDict[tuple[str, str], tuple[VersionWatch, Running]] = OrderedDict()
         self._windows: dict[str, DriftWindows] = {}
         self._known: frozenset[str] = frozenset()
         self._kept = 0
@@ -211,7 +138,7 @@ class LogWatch:
                 if not line.greedy and one.fallback is None and isinstance(p, float | int) and 0.0 < p <= 1.0:
                     seen.surprise.push(-math.log(p))
 
-    def _episode(self, seen: _Version, key: str, line: wire.DecisionLine, now_s: float) -> _Running:
+    def _episode(self, seen: VersionWatch, key: str, line: wire.DecisionLine, now_s: float) -> Running:
         """The episode that a decision belongs to; begun if there is none."""
         again = seen.awaited.get(key)
         if again is not None:  # a client that asked twice under one id
@@ -229,7 +156,7 @@ class LogWatch:
             return seen.running[name]
         if len(seen.running) >= 2 * self.config.max_episodes:  # or the ledger would lose some that are to be counted
             self._count_mature(line.policy, line.version, seen, now_s)
-        begun = seen.running[name] = _Running(name, now_s, lines=None if self._drift is None else [])
+        begun = seen.running[name] = Running(name, now_s, lines=None if self._drift is None else [])
         seen.ledger.begin(name, now_s)
         if line.session is not None:
             self._sessions[place] = (seen, begun)
@@ -238,7 +165,7 @@ class LogWatch:
                 self._sessions.popitem(last=False)
         return begun
 
-    def _keep(self, running: _Running, line: Line) -> None:
+    def _keep(self, running: Running, line: Line) -> None:
         if running.lines is None:
             return
         running.lines.append(line)
@@ -247,7 +174,7 @@ class LogWatch:
             runs = (one for seen in self._versions.values() for one in seen.running.values())
             self._let_go(next(one for one in runs if one.lines))
 
-    def _let_go(self, running: _Running) -> None:
+    def _let_go(self, running: Running) -> None:
         self._kept -= len(running.lines or ())
         running.lines = None
 
@@ -266,7 +193,7 @@ class LogWatch:
             return
         self.unmatched += self.live
 
-    def _credit(self, owner: _Version, running: _Running, line: wire.RewardLine, now_s: float) -> None:
+    def _credit(self, owner: VersionWatch, running: Running, line: wire.RewardLine, now_s: float) -> None:
         running.total += line.reward
         bandit, goal = running.name.startswith("\n"), self.config.success_return
         owner.ledger.reward(
@@ -279,13 +206,13 @@ class LogWatch:
         )
         running.ended |= line.terminated or line.truncated or bandit
 
-    def _owner(self, running: _Running, seen: _Version) -> _Version:
+    def _owner(self, running: Running, seen: VersionWatch) -> VersionWatch:
         """Whose ledger an episode is in: not the decider's, if the session has changed its version in between."""
         if running.name in seen.running:
             return seen
         return next((one for one in self._versions.values() if running.name in one.running), seen)
 
-    def _count_mature(self, policy: str, version: str, seen: _Version, now_s: float) -> None:
+    def _count_mature(self, policy: str, version: str, seen: VersionWatch, now_s: float) -> None:
         for record in seen.ledger.matured(now_s):
             running = seen.running.pop(record.name)
             lines = running.lines
@@ -296,7 +223,7 @@ class LogWatch:
                 self._mature(policy, version, seen, record, lines)
 
     def _mature(
-        self, policy: str, version: str, seen: _Version, record: EpisodeRecord, lines: list[Line] | None
+        self, policy: str, version: str, seen: VersionWatch, record: EpisodeRecord, lines: list[Line] | None
     ) -> None:
         who = {"policy": policy, "version": version}
         seen.stream.episode(record)
@@ -320,7 +247,7 @@ class LogWatch:
         for check in CHECKS:
             self._exporter.count("rl_drift_failures_total", policy=policy, check=check)
 
-    def _gauges(self, policy: str, version: str, seen: _Version) -> None:
+    def _gauges(self, policy: str, version: str, seen: VersionWatch) -> None:
         found = seen.stream.gauges()
         if self.config.success_return is None:
             found = {name: value for name, value in found.items() if not name.startswith("rl_success")}
@@ -330,7 +257,7 @@ class LogWatch:
             found["rl_policy_entropy_nats"] = seen.surprise.mean()
         self._exporter.gauges(policy, version, found)
 
-    def _version(self, policy: str, version: str) -> _Version:
+    def _version(self, policy: str, version: str) -> VersionWatch:
         key = (policy, version)
         seen = self._versions.get(key)
         if seen is None:
@@ -340,7 +267,7 @@ class LogWatch:
                     self._let_go(running)
                 gone.running.clear()
                 self._exporter.forget(gone_policy, gone_version)
-            seen = self._versions[key] = _Version(self.config)
+            seen = self._versions[key] = VersionWatch(self.config)
         self._versions.move_to_end(key)
         return seen
 

@@ -8,8 +8,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
+from jupyter_cache import get_cache  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
@@ -161,6 +163,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, *, status: int = 0) -> list[bool]:
         return status
 
     monkeypatch.setattr(build_book, "run_engine", run_engine)
+    monkeypatch.setattr(build_book, "run_labs", lambda root, toc: None)
     return calls
 
 
@@ -196,3 +199,21 @@ def test_a_failed_build_is_not_taken_for_a_finished_one(tree: Path, monkeypatch:
     calls = stand_in(monkeypatch)
     assert build_book.build(tree, fresh=False) == 0
     assert calls == [True]
+
+
+def test_the_engine_finds_what_labs_printed_and_not_those_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_config.yml").write_text("execute: {timeout: 60}", encoding="utf-8")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    labs = {"good": "6 * 7", "bad": "1 / 0"}
+    for name, source in labs.items():
+        lab = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel)
+        nbformat.write(lab, tmp_path / "notebooks" / f"{name}.ipynb")
+    toc = {"root": "notebooks/good", "parts": [{"chapters": [{"file": "notebooks/bad"}]}]}
+    build_book.run_labs(tmp_path, toc)
+    cache = get_cache(tmp_path / "_build" / ".jupyter_cache")
+    good, bad = (nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", 4) for name in labs)
+    _, merged = cache.merge_match_into_notebook(good)
+    assert merged.cells[0].outputs[0]["data"]["text/plain"] == "42"
+    with pytest.raises(KeyError):
+        cache.match_cache_notebook(bad)

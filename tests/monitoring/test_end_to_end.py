@@ -122,9 +122,11 @@ class Plant:
         router = ServiceRouter(self.management, "rl_policy", self.split)
         return Controller.start(self.folder / "r1", release, router, who="mia", why="a better score in the simulator")
 
-    def evidence(self) -> PrometheusEvidence:
-        returns = MonitorReturns(self.sidecar, "rl_policy", "v1", "v2")
-        return PrometheusEvidence(EvidenceConfig(url=self.prometheus, safety=False), "v2", returns=returns)
+    def evidence(self, **more: Any) -> PrometheusEvidence:
+        return PrometheusEvidence(EvidenceConfig(url=self.prometheus, safety=False), "v2", **more)
+
+    def returns(self) -> MonitorReturns:
+        return MonitorReturns(self.sidecar, "rl_policy", "v1", "v2")
 
     def evaluations(self) -> int:
         (one,) = [
@@ -218,7 +220,7 @@ def test_a_bad_canary_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -
     assert {plant.clients.session(f"after-{number}") for number in range(50)} == {"v1"}
     assert ServiceRouter(plant.management, "rl_policy", plant.split).live() == "v1"
     # What Prometheus knew of the canary is what its clients saw.
-    known = evidence.evidence(controller.clock() - 600.0, controller.clock())
+    known = plant.evidence(returns=plant.returns()).evidence(controller.clock() - 600.0, controller.clock())
     assert known is not None
     answered = Counter(version for _, version in plant.clients.answered)
     assert 0 < known.counts["errors"].total <= STEPS * (answered["v2"] + 1)
@@ -229,6 +231,20 @@ def test_a_bad_canary_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -
     assert FEWEST <= episodes[1] <= answered["v2"] + 1
     assert total[0] == STEPS * episodes[0]
     assert total[1] < 0.9 * STEPS * episodes[1]
+
+
+def test_the_gate_sees_a_bad_canary_without_any_alert(plant: Plant) -> None:
+    """On the returns of both arms alone, as the monitor of the log counts them."""
+    controller, evidence = plant.controller(), plant.evidence(returns=plant.returns())
+    began = controller.clock()
+
+    def answered() -> GateAnswer | None:
+        return ended(controller.tick(evidence.evidence(began, controller.clock()), verdict()), controller)
+
+    answer = until(answered, "the way back")
+    assert (answer.answer, [one.code for one in answer.reasons]) == ("roll_back", ["returns_worse"])
+    assert answer.reasons[0].numbers["high"] < 0.0
+    assert {plant.clients.session(f"after-{number}") for number in range(50)} == {"v1"}
 
 
 @pytest.mark.parametrize("plant", [GOOD], indirect=True)

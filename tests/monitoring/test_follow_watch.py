@@ -17,7 +17,8 @@ from rlcourse.monitoring.exporter import Exporter, Registry
 from rlcourse.randomness import Seeds
 from rlcourse.serving.following import LogFollower
 from rlcourse.serving.sidecar import Sidecar, read_saved
-from rlcourse.serving.watching import LogWatch, WatchConfig
+from rlcourse.serving.tracking import WatchConfig
+from rlcourse.serving.watching import LogWatch
 from tests.monitoring.logs import Written
 from tests.monitoring.worlds import small_plant
 

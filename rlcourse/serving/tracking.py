@@ -1,0 +1,84 @@
+"""What is kept of each version while its log is followed, and the bounds of it."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from rlcourse.errors import ConfigError
+from rlcourse.monitoring.streams import EpisodeLedger, PendingRewards, PolicyStream, Window
+from rlcourse.serving.following import Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What counts, and for how long things are kept."""
+
+    horizon_s: float = 3600.0
+    """Age at which an episode is counted, ended or not. Choose it so that nearly all have ended by then; signals are as old."""
+    reward_deadline_s: float = 3600.0
+    """A decision without a reward for so long has expired."""
+    success_return: float | None = None
+    """An episode that ends with this return or more has succeeded; without it nothing is said about success."""
+    window_episodes: int = 200
+    """So many of the last episodes make the mean return and the success rate."""
+    window_decisions: int = 10_000
+    """So many of the last drawn actions make the entropy."""
+    max_episodes: int = 10_000
+    """Of one version, kept at once; beyond, the oldest is counted before its time."""
+    max_decisions: int = 100_000
+    """Of one version, whose reward is awaited; beyond, the oldest expires before its time."""
+    max_versions: int = 16
+    """Watched at once; beyond, the one that has been silent for longest is forgotten."""
+    day_s: float = 86_400.0
+    """Episodes of one day are compared with each other; what makes a day good for both versions then cancels."""
+    max_lines: int = 200_000
+    """Kept for drift; beyond, the oldest episode is left out of it."""
+
+    def __post_init__(self) -> None:
+        counts = (self.window_episodes, self.window_decisions, self.max_episodes, self.max_decisions)
+        if (
+            min(*counts, self.max_versions, self.max_lines) < 1
+            or not min(self.horizon_s, self.reward_deadline_s, self.day_s) > 0.0
+        ):
+            raise ConfigError("A bound of what is watched is 0 or less.", mend="Use numbers above 0.")
+        if self.success_return is not None and not math.isfinite(self.success_return):
+            raise ConfigError(f"Success at {self.success_return}.", mend="Use a number, or leave it out.")
+
+    @property
+    def memory_s(self) -> float:
+        """How far back lines are read again after a restart: all that is unfinished, and one horizon of windows."""
+        return self.horizon_s + max(self.horizon_s, self.reward_deadline_s)
+
+
+@dataclass(slots=True)
+class Running:
+    """An episode that has begun and is not counted."""
+
+    name: str
+    began_s: float
+    total: float = 0.0
+    ended: bool = False
+    skipped: bool = False  # counted before the restart
+    lines: list[Line] | None = None
+
+
+class VersionWatch:
+    """What is known of one version of a policy."""
+
+    def __init__(self, config: WatchConfig) -> None:
+        self.ledger = EpisodeLedger(config.horizon_s, capacity=config.max_episodes)
+        self.pending = PendingRewards(config.reward_deadline_s, capacity=config.max_decisions)
+        self.stream = PolicyStream(episodes=config.window_episodes)
+        self.surprise = Window(config.window_decisions)  # -ln of the propensities of drawn actions
+        # In step with ``pending``, which knows since when and not of what.
+        self.awaited: OrderedDict[str, Running] = OrderedDict()
+        self.running: dict[str, Running] = {}  # by the ledger's name
+        self.decisions = self.rewards = self.told_expired = 0
+        self.fallbacks: dict[str, int] = {}
+
+    def keep_in_step(self) -> None:
+        """Forget what ``pending`` has given up."""
+        while len(self.awaited) > len(self.pending):
+            self.awaited.popitem(last=False)
