@@ -41,11 +41,12 @@ DRAWS = {"iql": (None,), "cql": (None, 4)}
 """How many sampled actions carry the gradient of CQL's penalty; None: all 30."""
 QUALITIES = ("medium", "mixed")
 ALPHAS = (0, 1, 10, 50)
-WORDS = """
---n-step 1 --updates 6000 --eval-every 3000 --iql.tau 0.9 --iql.inverse-temperature 3
---td3-bc.alpha 10 --cql-continuous.alpha 10 --cql-continuous.samples 4
-"""
-SETTINGS = tuple(WORDS.split())
+COMMON = "--n-step 1 --updates 6000 --eval-every 3000"
+SETTINGS = tuple(
+    f"{COMMON} --iql.tau 0.9 --iql.inverse-temperature 3 --td3-bc.alpha 5 --cql-continuous.alpha 3 "
+    "--cql-continuous.samples 10 --cql-continuous.gradient-draws 4".split()
+)
+FEW_SAMPLES = tuple(f"{COMMON} --cql-continuous.samples 4".split())
 
 
 def main() -> int:
@@ -133,7 +134,7 @@ def peer(python: Path, *words: str) -> float:
 
 def study(seeds: int, command: str) -> None:
     """Every method on a middling log and on one that is half noise, with one set of settings for both."""
-    reports = {quality: compared(quality, seeds, ("bc", "cql", "iql", "td3-bc")) for quality in QUALITIES}
+    reports = {quality: compared(quality, seeds, ("bc", "cql", "iql", "td3-bc"), *SETTINGS) for quality in QUALITIES}
     body = (
         f"Greedy returns on Pendulum-v1, 50,000 transitions a log, {seeds} seeds, one set of settings for both logs "
         f"(`{' '.join(SETTINGS)}`, else the defaults). SAC reaches about -150, doing nothing sensible -1,200.\n\n"
@@ -145,7 +146,7 @@ def study(seeds: int, command: str) -> None:
 def caution(seeds: int, command: str) -> None:
     """What the weight of the conservative penalty does on a log that leaves much out, and on one that does not."""
     found = {
-        (quality, alpha): compared(quality, seeds, ("bc", "cql"), "--cql-continuous.alpha", str(alpha))
+        (quality, alpha): compared(quality, seeds, ("bc", "cql"), *FEW_SAMPLES, "--cql-continuous.alpha", str(alpha))
         for quality in QUALITIES
         for alpha in ALPHAS
     }
@@ -158,7 +159,8 @@ def caution(seeds: int, command: str) -> None:
             row = report["summary"][number]
             rows.append([quality, label, f"**{row['iqm']:.0f}** [{row['ci_low']:.0f}, {row['ci_high']:.0f}]"])
     body = (
-        f"The same returns over {seeds} seeds, with another weight of the conservative penalty.\n\n"
+        f"The same returns over {seeds} seeds, with another weight of the conservative penalty and four samples from each "
+        f"source (`{' '.join(FEW_SAMPLES)}`).\n\n"
         + markdown_table(["log", "method", "last: IQM [95 % interval]"], rows)
     )
     reports = {f"{quality}, alpha {alpha}": report for (quality, alpha), report in found.items()}
@@ -172,7 +174,7 @@ def compared(quality: str, seeds: int, algorithms: tuple[str, ...], *options: st
         words = ["--env", "Pendulum-v1", "--quality", quality, "--transitions", "50000"]
         if rlcourse(["offline", "generate", *words]):
             raise SystemExit(1)
-    return compare(name, seeds, algorithms, *SETTINGS, *options)
+    return compare(name, seeds, algorithms, *options)
 
 
 if __name__ == "__main__":
