@@ -56,6 +56,7 @@ def _service() -> list[Case]:
             decisions((30, 400, 19)),
             when("FallbackRateHigh", POLICY, (20 * MINUTE, False), (30 * MINUTE, False)),
         ),
+        *_night(),
         Case(
             "without any traffic there is no share",
             decisions((5, 400, 4), (30, 0, 0)),
@@ -72,6 +73,49 @@ def _service() -> list[Case]:
                 (8 * MINUTE, True),
                 (9 * MINUTE, False),
             ),
+        ),
+    ]
+
+
+def _night() -> list[Case]:
+    """Thin traffic: all of it is bad, and it says something only when there is enough of it in five minutes."""
+    fallback, latency = "FallbackRateHigh", "LatencyP99High"
+    always_quiet = tuple((minute * MINUTE, False) for minute in range(10, 20))
+    return [
+        Case(
+            "one fallback among two decisions at night",
+            decisions((10, 0, 0), (1, 2, 1), (19, 0, 0)),
+            when(fallback, POLICY, *always_quiet),
+        ),
+        Case(
+            "one fallback where there are just enough decisions",
+            decisions((10, 5.2, 0), (1, 5.2, 1), (19, 5.2, 0)),
+            when(fallback, POLICY, *always_quiet),
+        ),
+        Case(
+            "just too few: 24 decisions in five minutes, all of them the fallback's",
+            decisions((30, 4.8, 4.8)),
+            when(fallback, POLICY, (20 * MINUTE, False), (30 * MINUTE, False)),
+        ),
+        Case(
+            "just enough: 26 in five minutes, until they are 24 again",
+            decisions((20, 5.2, 5.2), (20, 4.8, 4.8)),
+            when(fallback, POLICY, (20 * MINUTE, True), (30 * MINUTE, False)),
+        ),
+        Case(
+            "one slow request where there are just enough of them",
+            requests((10, 26, 0), (1, 26, 1), (19, 26, 0)),
+            when(latency, POLICY, *always_quiet),
+        ),
+        Case(
+            "just too few: 120 requests in five minutes, all of them slow",
+            requests((30, 24, 24)),
+            when(latency, POLICY, (20 * MINUTE, False), (30 * MINUTE, False)),
+        ),
+        Case(
+            "just enough: 130 in five minutes, until they are 120 again",
+            requests((20, 26, 26), (20, 24, 24)),
+            when(latency, POLICY, (20 * MINUTE, True), (30 * MINUTE, False)),
         ),
     ]
 

@@ -77,7 +77,8 @@ def _service(limits: Limits) -> RuleGroup:
             ),
             Alert(
                 name="LatencyP99High",
-                expr=f"policy:rl_request_seconds:p99 > {limits.latency_s}",
+                expr=f"policy:rl_request_seconds:p99 > {limits.latency_s} "
+                f"and {by} (increase(rl_request_seconds_count[{window}])) >= {limits.min_requests}",
                 hold_s=limits.hold_s,
                 severity=Severity.PAGE,
                 summary="The slowest 1 % of the decisions of {{ $labels.policy }} "
@@ -92,7 +93,8 @@ def _service(limits: Limits) -> RuleGroup:
             ),
             Alert(
                 name="FallbackRateHigh",
-                expr=f"policy:rl_decisions:fallback_share > {limits.fallback_share}",
+                expr=f"policy:rl_decisions:fallback_share > {limits.fallback_share} "
+                f"and {by} (increase(rl_decisions_total[{window}])) >= {limits.min_decisions}",
                 hold_s=limits.hold_s,
                 severity=Severity.PAGE,
                 summary="The fallback decides too often in place of {{ $labels.policy }}.",
@@ -143,6 +145,11 @@ def _log(limits: Limits) -> RuleGroup:
 
 
 def _policy(limits: Limits) -> RuleGroup:
+    # The mean over a day moves towards a collapse that lasts; the floor, where there is one, stays.
+    entropy, since = f"rl_policy_entropy_nats < {limits.entropy_share} * avg_over_time(rl_policy_entropy_nats[1d])", ""
+    if limits.entropy_floor is not None:
+        entropy += f" or rl_policy_entropy_nats < {limits.entropy_floor}"
+        since = f", or less than {limits.entropy_floor:g} nats"
     return RuleGroup(
         "rlcourse-policy",
         (
@@ -157,11 +164,11 @@ def _policy(limits: Limits) -> RuleGroup:
             ),
             Alert(
                 name="EntropyCollapse",
-                expr=f"rl_policy_entropy_nats < {limits.entropy_share} * avg_over_time(rl_policy_entropy_nats[1d])",
+                expr=entropy,
                 hold_s=limits.hold_s,
                 severity=Severity.TICKET,
                 summary="Version {{ $labels.version }} of {{ $labels.policy }} chooses with far less variety "
-                "than over the last day.",
+                f"than over the last day{since}.",
                 first_step="Look at the actions panel: one action for every observation is a frozen input "
                 "or a policy that stopped exploring.",
                 runbook="entropy",

@@ -7,6 +7,9 @@ from dataclasses import replace
 from rlcourse.monitoring.case_series import DAY, HOUR, MINUTE, POLICY, WHO, decisions, refused, requests, when
 from rlcourse.monitoring.rule_cases import Case, Series, gauge
 
+ENTROPY_FLOOR = 0.5
+"""An example, in nats."""
+
 
 def budget_cases() -> list[Case]:
     """The fast burn of the hour, pinned from both sides while six hours do not burn; then the other windows."""
@@ -79,10 +82,6 @@ def day_cases() -> tuple[Case, ...]:
     """What looks back over days: samples ten minutes apart, evaluated every hour."""
     fast, ticket = {**POLICY, "slo": "fast"}, "ErrorBudgetBurnSlow"
     day = DAY // 600
-
-    def entropy(*phases: tuple[int, float]) -> tuple[Series, ...]:
-        return (Series("rl_policy_entropy_nats", WHO, gauge(*((6 * hours, value) for hours, value in phases))),)
-
     budgets = (
         (
             "3.3 % slow for a day and a bit, after three good days with more traffic",
@@ -105,7 +104,7 @@ def day_cases() -> tuple[Case, ...]:
         *(Case(name, requests(*phases), when(ticket, fast, *at), 600.0, HOUR) for name, phases, at in budgets),
         Case(
             "entropy falls to 45 % of what it was, and recovers",
-            entropy((20, 1.0), (3, 0.45), (2, 1.0)),
+            _entropy((20, 1.0), (3, 0.45), (2, 1.0)),
             when(
                 "EntropyCollapse",
                 WHO,
@@ -120,9 +119,42 @@ def day_cases() -> tuple[Case, ...]:
         ),
         Case(
             "just below: entropy falls to 52 % of what it was",
-            entropy((20, 1.0), (3, 0.52)),
+            _entropy((20, 1.0), (3, 0.52)),
             when("EntropyCollapse", WHO, (21 * HOUR, False), (22 * HOUR, False)),
             600.0,
             HOUR,
         ),
+        _lasting(told=False),
     )
+
+
+def floor_cases() -> tuple[Case, ...]:
+    """What :data:`ENTROPY_FLOOR` as a limit adds to the comparison with the last day."""
+    good, bad = 1.05 * ENTROPY_FLOOR, 0.95 * ENTROPY_FLOOR
+    told = ((40, False), (42, False), (43, True), (44, True), (45, False))
+    return (
+        _lasting(told=True),
+        Case(
+            "entropy falls so slowly that no day looks bad beside it, to a little below the floor, and recovers",
+            _entropy((20, 1.0), (22, good), (3, bad), (2, good)),
+            when("EntropyCollapse", WHO, *((hours * HOUR, fires) for hours, fires in told)),
+            600.0,
+            HOUR,
+        ),
+    )
+
+
+def _lasting(*, told: bool) -> Case:
+    """A collapse that lasts: once it fills most of the day that it is compared with, only a floor still tells of it."""
+    return Case(
+        "entropy falls to 20 % of what it was, and stays there",
+        _entropy((20, 1.0), (40, 0.2)),
+        when("EntropyCollapse", WHO, (21 * HOUR, True), (30 * HOUR, True), (44 * HOUR, told), (59 * HOUR, told)),
+        600.0,
+        HOUR,
+    )
+
+
+def _entropy(*phases: tuple[int, float]) -> tuple[Series, ...]:
+    """For each phase so many hours of one value."""
+    return (Series("rl_policy_entropy_nats", WHO, gauge(*((6 * hours, value) for hours, value in phases))),)

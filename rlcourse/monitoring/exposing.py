@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import threading
 from collections.abc import Callable, Mapping
@@ -41,13 +42,14 @@ class Exposed:
             timeout = 10.0  # of a client that connects and says nothing
 
             def do_GET(self) -> None:
-                kind, body = pages.get(self.path.partition("?")[0], ("text/plain", None))
-                self.send_response(http.HTTPStatus.NOT_FOUND if body is None else http.HTTPStatus.OK)
-                answer = b"GET /metrics\n" if body is None else body()
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                kind, page = pages.get(self.path.partition("?")[0], ("text/plain", None))
+                body = b"GET /metrics\n" if page is None else page()
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    self.send_response(http.HTTPStatus.NOT_FOUND if page is None else http.HTTPStatus.OK)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """A scrape every few seconds is no news."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rlcourse.errors import ConfigError
@@ -28,9 +29,19 @@ class Limits:
     min_episodes: int = 20
     """So many must have ended within the hour before a return says anything."""
     entropy_share: float = 0.5
-    """Of its own mean over a day. Raising it tells of smaller changes."""
+    """Of its own mean over a day. Raising it tells of smaller changes. A collapse that lasts becomes the mean that it is
+    compared with, and the alert ends within the day: only ``entropy_floor`` keeps telling."""
+    entropy_floor: float | None = None
+    """In nats: entropy below it is an alert whatever it was yesterday. Take it from a healthy run of this policy; there is
+    no number that is low for every task, so by default there is none."""
     fallback_share: float = 0.05
     """Of the decisions may be the fallback's."""
+    min_decisions: int = 25
+    """So many must lie in the window before their share of fallbacks says anything: one fallback in 25 is 4 %, so that by
+    default it wakes nobody alone. Raising it forgives more of them where traffic is thin."""
+    min_requests: int = 125
+    """So many must lie in the window before the slowest 1 % of them says anything: below 100, a single slow one is more.
+    The rest is for scrapes: a window of five minutes that is scraped every minute has seen four of them."""
     violation_share: float = 0.01
     """Of the last steps may end outside a safety limit."""
     window_s: float = 300.0
@@ -53,8 +64,17 @@ class Limits:
         for share in (self.return_share, self.entropy_share, self.fallback_share, self.violation_share):
             if not 0.0 < share < 1.0:
                 raise ConfigError(f"A limit of {share} is no share.", mend="Use a number between 0 and 1.")
-        if self.min_episodes < 1 or self.window_s <= 0.0 or self.hold_s < 0.0:
-            raise ConfigError("A count or a time is below its range.", mend="Use 1 episode or more, times above 0.")
+        if self.entropy_floor is not None and not 0.0 < self.entropy_floor < math.inf:
+            raise ConfigError(
+                f"No entropy is below a floor of {self.entropy_floor} nats, or every one is.",
+                mend="Use a number above 0, or none.",
+            )
+        if (
+            min(self.min_episodes, self.min_decisions, self.min_requests) < 1
+            or self.window_s <= 0.0
+            or self.hold_s < 0.0
+        ):
+            raise ConfigError("A count or a time is below its range.", mend="Count 1 or more, in times above 0.")
 
 
 def return_floor(baseline: float, share: float) -> float:

@@ -64,8 +64,14 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
         raise DatasetInvalidError("There are no episodes.", mend="Wait until the window holds some, or widen it.")
     if not 0 <= successes <= trials:
         raise ConfigError(f"{successes} successes in {trials} trials.", mend="Count each episode once.")
-    found = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return Interval(successes / trials, float(found.low), float(found.high))
+    share, z = successes / trials, float(special.ndtri(0.5 + confidence / 2.0))
+    shrink = 1.0 + z * z / trials
+    centre = (share + z * z / (2.0 * trials)) / shrink
+    half = z * math.sqrt(share * (1.0 - share) / trials + (z / (2.0 * trials)) ** 2) / shrink
+    # At 0 and at 1 the two terms cancel; rounding must not leave a bound just outside.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return Interval(share, low, high)
 
 
 def mean_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:

@@ -120,7 +120,9 @@ class Up(Monitoring):
     Both listen on 127.0.0.1 and end with this command. Where they are not installed an embedded evaluator runs the same
     rules in this process; it has no history beyond this run, no pages to look at, and sends to webhooks alone.
 
-    Example: rlcourse monitor up 127.0.0.1:8080 --webhook http://127.0.0.1:9000/alerts
+    The service counts what it answers; what came of it is counted by rlcourse monitor follow, to be named beside it.
+
+    Example: rlcourse monitor up 127.0.0.1:8080 decisions=127.0.0.1:9108 --webhook http://127.0.0.1:9000/alerts
     """
 
     engine: Literal["auto", "prometheus", "embedded"] = "auto"

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ try:
     from rlcourse.monitoring.exporter import Exporter, Registry, exposition
     from rlcourse.serving.drifting import read_reference
     from rlcourse.serving.following import LogFollower
-    from rlcourse.serving.sidecar import Sidecar, read_saved
+    from rlcourse.serving.sidecar import Sidecar, alone, read_saved
     from rlcourse.serving.tracking import WatchConfig
     from rlcourse.serving.watching import LogWatch
 except ModuleNotFoundError as error:
@@ -75,8 +75,8 @@ class Follow(Common):
 def run(config: Follow) -> int:
     """Follow until told to stop."""
     started = time.perf_counter()
-    with _ended_in_order() as stop:
-        follower = LogFollower(config.log)
+    follower = LogFollower(config.log)
+    with _ended_in_order() as stop, nullcontext() if config.position is None else alone(config.position):
         saved = None if config.position is None else read_saved(config.position, config.log)
         registry = Registry()
         watch = LogWatch(Exporter(registry), config.watch, policy=config.policy, drift=drift_monitor(config))

@@ -3,12 +3,12 @@ r"""A few looks, planned beforehand: group-sequential boundaries, and what looki
 At ``K`` looks, each after the same amount of new information, the standardised difference :math:`Z_k` is compared with
 :math:`c_k`. Without a plan :math:`c_k = 1.96` at each, and the errors add up. Two classical plans keep them at 5 %:
 
-=========================  ============================  ========================================================
-                           boundary                      character
-=========================  ============================  ========================================================
-Pocock (1977)              :math:`c_k = c`               the same at every look: stops early, pays at the end
-O'Brien and Fleming (1979) :math:`c_k = c\sqrt{K/k}`     almost never stops early, costs almost nothing at the end
-=========================  ============================  ========================================================
+===========================  ============================  ========================================================
+                             boundary                      character
+===========================  ============================  ========================================================
+Pocock (1977)                :math:`c_k = c`               the same at every look: stops early, pays at the end
+O'Brien and Fleming (1979)   :math:`c_k = c\sqrt{K/k}`     almost never stops early, costs almost nothing at the end
+===========================  ============================  ========================================================
 
 The constants follow from the density of the random walk that has not crossed yet, integrated from look to look
 (Armitage, McPherson and Rowe 1969).

@@ -1,16 +1,16 @@
 """The way of one release: its stages in order, what each demands, and who answers during each.
 
-=============  =========  ========================================================================================
-kind           share      passes when
-=============  =========  ========================================================================================
-``shadow``     0          the candidate has answered enough mirrored requests and broken no promise of the service
-``canary``     grows      enough information has come in and no harm showed; or a gain is proven early
-``ab``         a half     a gain is proven, or for certain no more than the margin is lost; if all planned episodes tell
-                          neither, a person decides
-``bake``       nearly 1   enough time has passed and no harm showed against the few that are held back
-``blue_green`` all        enough requests were answered and no promise of the service was broken, the incumbent standing
-                          by, loaded and warm; then it may go
-=============  =========  ========================================================================================
+===============  =========  ========================================================================================
+kind             share      passes when
+===============  =========  ========================================================================================
+``shadow``       0          the candidate has answered enough mirrored requests and broken no promise of the service
+``canary``       grows      enough information has come in and no harm showed; or a gain is proven early
+``ab``           a half     a gain is proven, or for certain no more than the margin is lost; if all planned episodes tell
+                            neither, a person decides
+``bake``         nearly 1   enough time has passed and no harm showed against the few that are held back
+``blue_green``   all        enough requests were answered and no promise of the service was broken, the incumbent standing
+                            by, loaded and warm; then it may go
+===============  =========  ========================================================================================
 
 A fixed-horizon A/B test is an ``ab`` stage whose ``information`` comes from
 :func:`~rlcourse.release.power.fixed_information` and whose end alone is looked at: :func:`fixed_horizon`. An always valid

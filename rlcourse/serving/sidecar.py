@@ -11,17 +11,20 @@ again in silence, to know what is still unfinished; counters begin at 0, as Prom
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlcourse.errors import ConfigError, StorageError
-from rlcourse.files import write_json
+from rlcourse.errors import ConfigError, DataError, StorageError
+from rlcourse.files import storage_errors, write_json
 from rlcourse.serving.following import LogFollower, Piece, Position
 from rlcourse.serving.returns import DailyReturns
 from rlcourse.serving.watching import LogWatch
@@ -69,6 +72,32 @@ def read_saved(path: Path, log: Path) -> Saved | None:
     return saved
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else goes on from this file meanwhile: two would count everything twice.
+
+    Raises:
+        ConfigError: somebody does.
+        StorageError: nothing can be written there.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(
+                handle, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # given back by the system, also when this process is killed
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{path} is in use by another process.", mend="End that one, or name another file with --position."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 class Sidecar:
     """A follower, a watch, and the file that says how far they are.
 
@@ -92,7 +121,7 @@ class Sidecar:
         self.follower, self.watch, self.path = follower, watch, path
         self.lines = self.unreadable = 0
         self._say, self._clock = say, clock
-        self._said = ""
+        self._said: set[str] = set()
         self._clock_s = 0.0
         self._marks: deque[tuple[float, Position]] = deque()
 
@@ -119,7 +148,7 @@ class Sidecar:
         self.follower.prune()
         self._save()
         if self.unreadable:
-            self._tell(f"{self.unreadable} lines are none of a decision log; they are passed over")
+            self._tell("some lines are none of a decision log; they are passed over and counted in the report")
         return self.lines - before
 
     def document(self) -> bytes:
@@ -136,7 +165,10 @@ class Sidecar:
     def _take(self, piece: Piece, now_s: float) -> None:
         self._mark()
         for line in piece.lines:
-            self.watch.take(line, now_s)
+            try:
+                self.watch.take(line, now_s)
+            except (ValueError, DataError):  # a decision whose observation is none; the service writes no such line
+                self.unreadable += self.watch.live
         self.follower.done(piece)
         if piece.lines:
             self._pass(min(piece.lines[-1].time, now_s))
@@ -167,11 +199,11 @@ class Sidecar:
         try:
             write_json(self.path, content)
         except StorageError as error:  # a full disk is when one wants to see most
-            self._tell(f"a restart would count twice: {error}")
+            self._tell(f"how far the log was read could not be saved, a restart would count twice: {error}")
 
     def _tell(self, words: str) -> None:
-        if words != self._said:
-            self._said = words
+        if words not in self._said:
+            self._said.add(words)
             self._say(words)
 
 

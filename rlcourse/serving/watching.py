@@ -126,9 +126,9 @@ class LogWatch:
             seen.pending.decided(key, now_s)
             seen.awaited[key] = running
             seen.keep_in_step()
-            seen.decisions += 1
+            seen.decisions += self.live
             self._keep(running, one)
-            if one.fallback is not None:
+            if one.fallback is not None and self.live:
                 reason = str(one.fallback)
                 seen.fallbacks[reason] = seen.fallbacks.get(reason, 0) + 1
             if isinstance(one.action, int):
@@ -181,12 +181,15 @@ class LogWatch:
     def _reward(self, line: wire.RewardLine, now_s: float) -> None:
         key = f"{line.request_id}\n{line.row}"
         for (policy, version), seen in reversed(self._versions.items()):
+            # By the line's own time, as with episodes.
+            seen.pending.expire(now_s)
+            seen.keep_in_step()
             running = seen.awaited.pop(key, None)
             if running is None:
                 continue
             delay_s = seen.pending.rewarded(key, now_s)
             self._observe("rl_reward_delay_seconds", max(0.0, delay_s or 0.0), policy=policy, version=version)
-            seen.rewards += 1
+            seen.rewards += self.live
             self._credit(self._owner(running, seen), running, line, now_s)
             # Rows were told apart when they were kept.
             self._keep(running, renamed(line, key))

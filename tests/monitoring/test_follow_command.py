@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 
 from rlcourse.errors import ServerError
+from rlcourse.experience.card import DatasetCard
+from rlcourse.experience.minari_files import save_dataset
 from rlcourse.monitoring.exposing import Exposed
 from rlcourse.monitoring.scraping import Target, scrape
 from rlcourse.recipes.command_line import main
+from rlcourse.recipes.monitor_follow import Follow, drift_monitor
+from rlcourse.serving.sidecar import alone
 from tests.monitoring.logs import Written
 from tests.monitoring.test_end_to_end import found
+from tests.monitoring.test_follow_watch import play
 from tests.monitoring.test_stack import command, until
 from tests.monitoring.worlds import small_plant
 
@@ -56,6 +61,29 @@ def test_a_reference_whose_actions_are_more_than_there_are(tmp_path: Path, capsy
         other.episode(f"s{n}", float(n), (1.0, 2.0), observation=episodes.observations[n].tolist(), action=3)
     assert main(words(tmp_path / "log", "--reference", tmp_path / "other", "--num-actions", 2)) == 2
     assert "--num-actions 4" in capsys.readouterr().err
+
+
+def test_one_process_goes_on_from_a_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Written(tmp_path).episode("a", 0.0, (1.0,))
+    with alone(tmp_path / "p.json"):
+        assert main(words(tmp_path)) == 2
+    assert "in use by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["data set", "log"])
+def test_what_a_reference_may_be(tmp_path: Path, kind: str) -> None:
+    healthy = small_plant(12, np.random.default_rng(0))
+    if kind == "data set":
+        card = DatasetCard(env_id="plant", num_actions=3, quality="healthy", behaviour="itself")
+        save_dataset("plant/healthy-v0", healthy, card, root=tmp_path)
+        name, num_actions = "plant/healthy-v0", 3
+    else:
+        play(Written(tmp_path / "reference"), healthy, 0.0)
+        name, num_actions = str(tmp_path / "reference"), 2
+    monitor = drift_monitor(Follow(log=tmp_path, reference=name, root=tmp_path))
+    assert monitor is not None
+    assert (len(monitor.reference), monitor.ruler.num_actions) == (6, num_actions)
+    assert drift_monitor(Follow(log=tmp_path)) is None
 
 
 def test_what_is_exposed() -> None:

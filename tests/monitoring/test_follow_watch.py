@@ -16,6 +16,7 @@ from rlcourse.monitoring.drift import CHECKS, DriftConfig, DriftMonitor
 from rlcourse.monitoring.exporter import Exporter, Registry
 from rlcourse.randomness import Seeds
 from rlcourse.serving.following import LogFollower
+from rlcourse.serving.returns import DailyReturns
 from rlcourse.serving.sidecar import Sidecar, read_saved
 from rlcourse.serving.tracking import WatchConfig
 from rlcourse.serving.watching import LogWatch
@@ -211,11 +212,12 @@ def test_memory_is_bounded_in_everything(tmp_path: Path) -> None:
         assert ends == {"terminated": 100.0, "abandoned": 200.0}
 
 
-def test_a_restart_counts_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_a_restart_counts_nothing_twice(tmp_path: Path, seed: int) -> None:
     log, saved = Written(tmp_path / "log"), tmp_path / "follow.json"
     whole = World(tmp_path / "log")
     parts: list[World] = [World(tmp_path / "log", saved=saved)]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     open_: list[str] = []
     for n in range(600):
         now = 1_000.0 + n
@@ -238,8 +240,67 @@ def test_a_restart_counts_nothing_twice(tmp_path: Path) -> None:
             together[key] = together.get(key, 0.0) + value
     assert together == pytest.approx(whole.counters())
     assert sum(part.sidecar.lines for part in parts) == whole.sidecar.lines
+    assert sums(parts[-1]) == pytest.approx(sums(whole))
     gauges = ("rl_rewards_pending", "rl_episodes_unfinished")
     assert [parts[-1].value(name) for name in gauges] == [whole.value(name) for name in gauges]
+
+
+def sums(world: World) -> list[float]:
+    """The returns by day and version."""
+    (days,) = world.watch.returns.to_json()["policies"].values()
+    return [number for _, versions in sorted(days.items()) for _, three in sorted(versions.items()) for number in three]
+
+
+def test_what_was_not_saved_is_counted_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between counting and saving: nobody has seen those counts."""
+    log, saved = Written(tmp_path / "log"), tmp_path / "follow.json"
+    log.episode("a", 0.0, (1.0,))
+    first = World(tmp_path / "log", saved=saved).at(150.0)
+    shown = first.counters()
+    log.episode("b", 160.0, (2.0, 2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Sidecar, "_save", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            first.at(300.0)
+    second = World(tmp_path / "log", saved=saved).at(300.0)
+    assert shown["rl_episode_return_count", (("policy", "p"), ("version", "v1"))] == 1.0
+    assert second.value("rl_episode_return_count") == 1.0
+    assert second.value("rl_episode_return_mean") == pytest.approx((1.0 + 4.0) / 2.0)
+    assert sums(second) == [2.0, 5.0, 17.0]
+
+
+def test_lines_that_make_no_sense_are_passed_over(tmp_path: Path) -> None:
+    log, world = Written(tmp_path), World(tmp_path, drift=monitor())
+    log.decide(None, 0.0, observation=[["no", "number"]], action=[0])
+    log.add(b"{}\n")
+    log.episode("a", 1.0, (1.0,))
+    world.at(2.0).at(200.0)
+    assert world.sidecar.unreadable == 2
+    assert len(world.said) == 1
+    assert world.value("rl_episodes_total", end="terminated") == 1.0
+
+
+def test_a_disk_that_takes_nothing_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    Written(tmp_path / "log").episode("a", 0.0, (1.0,))
+    world = World(tmp_path / "log")
+    world.sidecar.path = tmp_path / "file" / "p.json"
+    world.at(200.0).at(201.0)
+    assert len(world.said) == 1
+    assert "could not be saved" in world.said[0]
+    assert world.value("rl_episodes_total", end="terminated") == 1.0
+
+
+def test_days_and_versions_of_returns_are_bounded() -> None:
+    returns = DailyReturns(day_s=10.0, days=2, versions=2)
+    for day, version in ((0, "v1"), (1, "v1"), (2, "v1"), (2, "v2"), (2, "v3")):
+        returns.add("p", version, 10.0 * day, 3.0)
+    returns.add("p", "v1", 29.0, -1.0)
+    assert returns.to_json()["policies"] == {"p": {"1": {"v1": [1, 3, 9]}, "2": {"v1": [2, 2, 10], "v2": [1, 3, 9]}}}
+    assert returns.left_out == 1
+    again = DailyReturns(day_s=10.0, days=2, versions=2)
+    again.restore(returns.to_json())
+    assert again.to_json() == returns.to_json()
 
 
 def test_a_position_of_another_log_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rlcourse.errors import ConfigError, MissingExtraError
 from rlcourse.monitoring import promtool
 from rlcourse.monitoring.alert_cases import BASELINES, alert_cases
 from rlcourse.monitoring.alerts import rule_groups, slos
+from rlcourse.monitoring.budget_cases import ENTROPY_FLOOR, floor_cases
 from rlcourse.monitoring.catalogue import CATALOGUE, series_names
 from rlcourse.monitoring.limits import Baseline, Limits, return_floor
 from rlcourse.monitoring.promql import (
@@ -137,6 +138,10 @@ def test_promtool_notices_a_limit_that_slipped(tmp_path: Path) -> None:
         ("entropy_share", 0.55),
         ("fallback_share", 0.046),
         ("fallback_share", 0.054),
+        ("min_decisions", 23),
+        ("min_decisions", 27),
+        ("min_requests", 118),
+        ("min_requests", 132),
         ("violation_share", 0.009),
         ("violation_share", 0.011),
         ("window_s", 120.0),
@@ -155,6 +160,18 @@ def test_cases_notice_every_limit_that_slips(name: str, slipped: float) -> None:
     limits = replace(Limits(), **{name: slipped})  # type: ignore[arg-type]
     groups = [group for group in rule_groups(limits, BASELINES) if group not in GROUPS]
     assert any(failures(about(groups), groups))
+
+
+def test_a_floor_keeps_telling_of_a_collapse_that_lasts(tmp_path: Path) -> None:
+    groups = [group for group in rule_groups(Limits(entropy_floor=ENTROPY_FLOOR)) if group not in rule_groups()]
+    cases = floor_cases()
+    assert not list(failures(cases, groups))
+    for slipped in (None, 0.9 * ENTROPY_FLOOR, 1.1 * ENTROPY_FLOOR):
+        assert any(failures(cases, rule_groups(Limits(entropy_floor=slipped)))), slipped
+    (tmp_path / "rules.yml").write_text(rule_file(groups))
+    ((name, text),) = case_files(cases, groups, rule_file="rules.yml").items()
+    (tmp_path / name).write_text(text)
+    promtool.run_cases(tmp_path / name)
 
 
 def test_burn_windows_and_shares_are_pinned_too() -> None:
@@ -235,6 +252,10 @@ def test_the_document_holds_every_promise_and_every_alert() -> None:
         lambda: Limits(latency_s=0.07),
         lambda: Limits(fallback_share=1.0),
         lambda: Limits(hold_s=-1.0),
+        lambda: Limits(min_decisions=0),
+        lambda: Limits(min_requests=0),
+        lambda: Limits(entropy_floor=0.0),
+        lambda: Limits(entropy_floor=float("nan")),
         lambda: Limits(fast=1.0) and slos(Limits(fast=1.0)),
         lambda: Recording("rl_thing", "rl_breaker_state"),
         lambda: Recording("a:b:c", "rate(rl_breaker_state)"),

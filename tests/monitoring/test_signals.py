@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from rlcourse.errors import ConfigError, DatasetInvalidError, RLCourseError, ShapeError
 from rlcourse.monitoring.signals import (
@@ -33,6 +34,17 @@ def test_wilson_worked_number_and_its_own_equation() -> None:
     none = wilson_interval(0, 10)
     assert none.low == 0.0
     assert none.high == pytest.approx(z * z / (n + z * z), abs=1e-5), "closed form at no success; not zero wide"
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("trials", [1, 2, 17, 200, 1_000_000])
+def test_wilson_is_scipys(trials: int, confidence: float) -> None:
+    for successes in sorted({0, 1, trials // 3, trials - 1, trials}):
+        theirs = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+        ours = wilson_interval(successes, trials, confidence=confidence)
+        assert ours.estimate == successes / trials
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.0, abs=1e-12)
+        assert 0.0 <= ours.low <= ours.estimate <= ours.high <= 1.0
 
 
 def test_wilson_covers_the_truth_where_the_textbook_interval_does_not() -> None:

@@ -191,6 +191,36 @@ def test_an_alert_ends_the_release(played: Played, tmp_path: Path) -> None:
     assert step(release, source(played), verdict()).reasons[0].code == "not_running"  # the alert still fires
 
 
+def test_the_kill_switch_comes_before_alerts(played: Played, tmp_path: Path) -> None:
+    healthy(played)
+    release = controller(tmp_path)
+    played.alerts = [alert()]
+    (release.folder / "KILL").touch()
+    assert step(release, source(played), verdict()).reasons[0].code == "kill_switch"
+    assert release.state().status == "killed"
+
+
+def test_a_start_that_was_killed_is_finished(played: Played, tmp_path: Path) -> None:
+    """Between the state and the first line of the audit log."""
+    healthy(played)
+
+    class Killed(BaseException):
+        pass
+
+    def die(name: str) -> None:
+        if name == "before audit":
+            raise Killed
+
+    stage = Stage("canary", 0.1, Demand("service", requests=1_000))
+    release = Release("r7", "v2", "v1", (stage,), GateConfig(), Variation(1.0, 1.0))
+    router = FileRouter(tmp_path / "routing.json")
+    with pytest.raises(Killed):
+        Controller.start(tmp_path / "r7", release, router, who="mia", why="", clock=lambda: NOW, step=die)
+    again = Controller(tmp_path / "r7", router, clock=lambda: NOW)
+    assert step(again, source(played), verdict()).reasons[0].code == "collecting"
+    assert router.current() == Routing("v1", "v2", 0.1, "r7")
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

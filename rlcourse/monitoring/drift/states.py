@@ -1,14 +1,14 @@
 r"""Has the distribution of states changed? Three statistics on independent rows.
 
-======================  ==========================  ==========================================================
-statistic               sees                        is blind to
-======================  ==========================  ==========================================================
-Kolmogorov-Smirnov      each feature by itself      two features that swap partners (a tariff that moves by
-                                                    twelve hours has the same prices)
-stability index (PSI)   the same, as an effect size what happens within a bin; says how much, not whether
-maximum mean            the joint distribution      little, but needs a scale; its bandwidth decides at which
-discrepancy                                         distance it looks
-======================  ==========================  ==========================================================
+======================  ============================  ==========================================================
+statistic               sees                          is blind to
+======================  ============================  ==========================================================
+Kolmogorov-Smirnov      each feature by itself        two features that swap partners (a tariff that moves by
+                                                      twelve hours has the same prices)
+stability index (PSI)   the same, as an effect size   what happens within a bin; says how much, not whether
+maximum mean            the joint distribution        little, but needs a scale; its bandwidth decides at which
+discrepancy                                           distance it looks
+======================  ============================  ==========================================================
 
 Rows must be independent: see :mod:`~rlcourse.monitoring.drift.samples`.
 """

@@ -6,8 +6,8 @@
                                      └──────── alerts that page and name the candidate ─▶ roll back
 
 A Prometheus that does not answer is no evidence: the gate holds, and goes back once it has been blind for too long. One that
-answers with old samples, because it cannot reach the service, is stale evidence: :attr:`LiveEvidence.measured_at_s` is the
-time of the newest sample, not of the question.
+answers with old samples, because it cannot reach the service, is stale evidence: what counts is the time of the newest
+sample (:attr:`~rlcourse.release.gates.LiveEvidence.measured_at_s`), not of the question.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Counts, GateAnswer, LiveEvidence, Reason
 from rlcourse.release.matching import Tally
+from rlcourse.release.state import killed
 
 Samples = Sequence[tuple[float, float]]
 """(time, value) of one series, in the order of time."""
@@ -193,12 +194,14 @@ def step(controller: Controller, source: PrometheusEvidence, verdict: OffPolicyV
     """
     state, now_s = controller.state(), controller.clock()
     try:
-        alarms = [] if state.ended else source.alarms()
+        alarms = [] if state.ended or killed(controller.folder) else source.alarms()
     except ServerError:
         return controller.tick(None, verdict)
     if alarms:
         why = " ".join(f"{one.name} fires: {one.summary}" for one in alarms)
         controller.roll_back("prometheus", why)
         return GateAnswer("roll_back", tuple(Reason(f"alert_{one.name}", one.summary) for one in alarms))
-    began_s = read_audit(controller.folder / "audit.jsonl").entries[0].at_s
+    # No line yet: whoever began was killed between its first two writes.
+    entries = read_audit(controller.folder / "audit.jsonl").entries
+    began_s = entries[0].at_s if entries else state.since_s
     return controller.tick(source.evidence(began_s, now_s), verdict)
