@@ -20,11 +20,15 @@ from rlcourse.errors import ConfigError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import write_json
 from rlcourse.recipes.common import Common, plain, report, show_result, table, write_report
+from rlcourse.release.adapters import prometheus
 from rlcourse.release.adapters.haproxy import HAProxyRouter
+from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence
+from rlcourse.release.adapters.returns import MonitorReturns
 from rlcourse.release.adapters.service import ServiceRouter
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller, Override
 from rlcourse.release.evidence import evidence_from_json, read_object, verdict_from_json
+from rlcourse.release.gates import GateAnswer
 from rlcourse.release.matching import Variation
 from rlcourse.release.planning import Goal, plan_release
 from rlcourse.release.routing import FileRouter, Router
@@ -170,10 +174,20 @@ class Step(OfRelease):
     """Ask the gate once and do what it says. Exit status 1 if the release went back.
 
     Example: rlcourse release step runs/r7 --evidence runs/r7/evidence.json
+
+    Example: rlcourse release step runs/r7 --prometheus http://127.0.0.1:9090 --monitor http://127.0.0.1:9108
     """
 
     evidence: Path | None = None
-    """What monitoring wrote; without it the gate is told that nobody answered."""
+    """A file that monitoring wrote. Without it and without --prometheus the gate is told that nobody answered."""
+    prometheus: str | None = None
+    """Address of Prometheus: its counts are the evidence, and an alert that pages about the candidate goes back at once."""
+    monitor: str | None = None
+    """Address of rlcourse monitor follow, which knows both versions' returns."""
+    policy: str = "rl_policy"
+    """Name of the policy in the service, for --prometheus."""
+    safety: bool = True
+    """Whether the task has safety limits; without them there is nothing to violate. For --prometheus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +237,7 @@ def run(config: OfRelease) -> int:
     if isinstance(config, Start):
         start(config)
     elif isinstance(config, Step):
-        answer = _controller(config.folder).tick(_evidence(config), _verdict(config.folder))
+        answer = _step(config)
         more["gate"] = answer.to_json()
         status = 1 if answer.answer == "roll_back" else 0
     elif isinstance(config, Approve):
@@ -299,6 +313,22 @@ def _controller(folder: Path) -> Controller:
         **{**settings, "socket": Path(settings["socket"]), "servers": tuple(settings["servers"])},
     )
     return Controller(folder, config.router(folder))
+
+
+def _step(config: Step) -> GateAnswer:
+    if config.monitor is not None and config.prometheus is None:
+        raise ConfigError("--monitor brings returns alone.", mend="Name --prometheus too: it brings counts and alerts.")
+    if config.prometheus is not None and config.evidence is not None:
+        raise ConfigError("There are two sources of evidence.", mend="Use either --evidence or --prometheus.")
+    controller, verdict = _controller(config.folder), _verdict(config.folder)
+    if config.prometheus is None:
+        return controller.tick(_evidence(config), verdict)
+    release = controller.release
+    asked = EvidenceConfig(url=config.prometheus, policy=config.policy, safety=config.safety)
+    if config.monitor is None:
+        return prometheus.step(controller, PrometheusEvidence(asked, release.candidate), verdict)
+    returns = MonitorReturns(config.monitor, config.policy, release.incumbent, release.candidate)
+    return prometheus.step(controller, PrometheusEvidence(asked, release.candidate, returns=returns), verdict)
 
 
 def _evidence(config: Step) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from rlcourse.recipes.command_line import main
 from rlcourse.release.routing import FileRouter, Routing
 from tests.release.pieces import verdict
+from tests.release.test_adapter_prometheus import Played, alert, played  # noqa: F401 - a fixture
 
 START = ["--candidate", "v2", "--incumbent", "v1", "--fleet", "200", "--usual", "-45", "--sd", "1.3"]
 PERSON = ["--who", "mia", "--why", "cheaper"]
@@ -186,3 +187,27 @@ def test_a_small_simulation(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)["results"]
     assert len(rows) == 30
     assert {row["candidate"] for row in rows} >= {"5 % better", "10 % worse, too cold"}
+
+
+def test_prometheus_is_asked_and_an_alert_about_the_candidate_goes_back(shell: Shell, played: Played) -> None:  # noqa: F811
+    shell("start", *START, *PERSON)
+    there = ["--prometheus", played.url, "--monitor", played.url]
+    played.newest = None  # it answers, and has not seen the service
+    assert shell("step", *there)["gate"]["reasons"][0]["code"] == "monitoring_unreachable"
+    played.alerts = [alert(version="v1")]
+    assert shell("step", *there)["gate"]["answer"] == "hold"
+    played.alerts = [alert()]
+    assert shell("step", *there, status=1)["gate"]["reasons"][0]["code"] == "alert_ReturnBelowBaseline"
+    assert shell.routing == Routing("v1")
+
+
+def test_no_prometheus_at_all_holds(shell: Shell) -> None:
+    shell("start", *START, *PERSON)
+    assert shell("step", "--prometheus", "http://127.0.0.1:9")["gate"]["answer"] == "hold"
+
+
+def test_sources_that_make_no_sense(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("start", *START, *PERSON)
+    for words in (["--monitor", "http://127.0.0.1:9"], ["--prometheus", "http://127.0.0.1:9", "--evidence", "x.json"]):
+        assert main(["release", "step", str(shell.folder), *words]) == 2
+        assert "--prometheus" in capsys.readouterr().err
