@@ -53,7 +53,7 @@ class Server:
     """Whether it must be sent lists of observations, and answers with a list."""
     start_timeout_s: float = 120.0
     """How long it may take to answer for the first time."""
-    attempts: int = 1
+    attempts: int = 2
     """How often it is started at most, if it ends before that."""
 
 

@@ -228,7 +228,12 @@ def write(table: str, data: Mapping[str, Any], theirs: Mapping[str, str], how: s
         "TorchServe, Ray Serve and LitServe join up to 16 requests and wait at most 1 ms for them; BentoML's batches "
         f"choose the wait by themselves. With {versions}."
     )
-    write_result("serving_peers", body, command=COMMAND, data={"servers": data, "servers_versions": used})
+    write_result(
+        "serving_peers",
+        body,
+        command=" ".join([COMMAND, *sys.argv[1:]]),
+        data={"servers": data, "servers_versions": used},
+    )
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
