@@ -171,12 +171,17 @@ class Exporter(Collector):
             self.count("rl_drift_windows_total", policy=policy, check=check)
 
     def forget(self, policy: str, version: str) -> None:
-        """Drop the gauges of a version that is gone, which would stand at their last value for ever. Counters stay."""
+        """Drop the gauges of a version that is gone, which would stand at their last value for ever. Counters stay.
+
+        What no gauge of a signal names any longer makes room for another value of its label.
+        """
         for name, cells in self._cells.items():
             signal = self._signals[name]
             if signal.kind == "gauge" and signal.labels[:2] == ("policy", "version"):
                 for key in [key for key in cells if key[:2] == (policy, version)]:
                     del cells[key]
+                for place, label in enumerate(signal.labels):
+                    self._known[name, label] &= {key[place] for key in cells}
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as it stands."""

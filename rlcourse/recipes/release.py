@@ -186,8 +186,9 @@ class Step(OfRelease):
     """Address of rlcourse monitor follow, which knows both versions' returns."""
     policy: str = "rl_policy"
     """Name of the policy in the service, for --prometheus."""
-    safety: bool = True
-    """Whether the task has safety limits; without them there is nothing to violate. For --prometheus."""
+    safety: bool = False
+    """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where the plant counts its
+    violations; the service and the monitor do not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,16 @@ def test_a_label_beyond_its_bound_is_other_and_counted(registry: CollectorRegist
     assert value(registry, "rl_label_overflow_total", signal="rl_human_overrides_total", label="reason") == 3.0
 
 
+def test_a_version_that_is_gone_makes_room_for_the_next(registry: CollectorRegistry) -> None:
+    exporter = Exporter(registry, ExporterConfig(max_values=2))
+    for number in range(20):
+        exporter.set("rl_policy_entropy_nats", float(number), policy="p", version=f"v{number}")
+        assert value(registry, "rl_policy_entropy_nats", policy="p", version=f"v{number}") == number
+        if number:
+            exporter.forget("p", f"v{number - 1}")
+    assert value(registry, "rl_policy_entropy_nats", policy="p", version="other") is None
+
+
 def test_a_million_request_ids_make_a_bounded_number_of_series(registry: CollectorRegistry) -> None:
     exporter = Exporter(registry, ExporterConfig(max_values=8))
     for number in range(2_000):
