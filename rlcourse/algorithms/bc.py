@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlcourse.networks import ImitatingPolicy, adam, anneal_, imitating_policy
+from rlcourse.networks import ImitatingPolicy, adam, anneal_, imitating_policy, restore_
 from rlcourse.vocabulary import Batch, Metrics, TaskSpec
 
 
@@ -65,4 +65,4 @@ class BC:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore_(self.optimiser, state["optimiser"])

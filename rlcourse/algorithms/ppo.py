@@ -148,6 +148,16 @@ class PPO:
         """The policy that acted, until the next update."""
         return self.network.policy
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What shuffles minibatches."""
+        return self._generator
+
+    @property
+    def repeatable(self) -> bool:
+        """Every update is the same list of operations; compiled steps count by themselves, outside of it."""
+        return not self.config.compiled
+
     def update(self, rollout: Rollout) -> Metrics:
         """Judge what was done, then improve on it for some epochs."""
         if rollout.num_steps < 2 or (self.config.memory and rollout.reward.shape[0] < 2):

@@ -68,6 +68,11 @@ class TensorProgram(ABC):
         self._generator = generator
 
     @property
+    def generator(self) -> torch.Generator | None:
+        """Where first states are drawn from; ``None`` is torch's global stream."""
+        return self._generator
+
+    @property
     @abstractmethod
     def actions(self) -> ActionSpace:
         """What can be done."""

@@ -19,7 +19,8 @@ from rlcourse.vocabulary import MaskedPolicy, RecurrentPolicy, Rollout, Sampling
 class RolloutCollector:
     """Steps ``N`` environments and remembers where they are: the next rollout goes on where the last one stopped.
 
-    Nothing here waits for the device: on a GPU the whole collection is queued while the host runs ahead.
+    Nothing here waits for the device: on a GPU the whole collection is queued while the host runs ahead. Where the host is
+    slower than the device all the same, :class:`~rlcourse.experience.captured.CapturedCollector` records it.
     """
 
     def __init__(self, env: BatchedEnvironment, *, gamma: float, generator: torch.Generator) -> None:
@@ -29,6 +30,16 @@ class RolloutCollector:
         self._obs = env.reset()
         self._starts = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self._memory: Tensor | None = None
+
+    @property
+    def seen(self) -> tuple[Tensor, ...]:
+        """Where the next rollout begins: observations, which of them are an episode's first, and the policy's memory."""
+        return (self._obs, self._starts) if self._memory is None else (self._obs, self._starts, self._memory)
+
+    @seen.setter
+    def seen(self, where: tuple[Tensor, ...]) -> None:
+        self._obs, self._starts, *memory = where
+        self._memory = memory[0] if memory else None
 
     @torch.no_grad()
     def collect(self, policy: SamplingPolicy, num_steps: int) -> Rollout:

@@ -17,7 +17,7 @@ from rlcourse.networks.mlp import (
     orthogonal_,
     twin_q,
 )
-from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_
+from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_, restore_
 from rlcourse.networks.policies import (
     CategoricalPolicy,
     DeterministicPolicy,
@@ -68,6 +68,7 @@ __all__ = [
     "mlp",
     "orthogonal_",
     "polyak_update_",
+    "restore_",
     "sample_actions",
     "twin_q",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcourse.errors import ConfigError
-from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_
+from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_, restore_
 
 TOGETHER = 4
 """Steps in one graph when several are due. Entering a graph takes about as long as a small network's step; compiling one
@@ -95,7 +95,7 @@ class Descent:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.optimiser.load_state_dict(dict(state))
+        restore_(self.optimiser, state)
         steps = [int(moments["step"]) for moments in self.optimiser.state.values()]
         self._taken = max(steps, default=0)
 

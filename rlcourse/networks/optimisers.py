@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,18 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, *, epsilon: f
         raise ConfigError(f"The learning rate is {learning_rate}.", mend="Use a number above 0, for example 1e-3.")
     weights = list(parameters)
     rate = torch.tensor(learning_rate, device=weights[0].device)
-    optimiser = torch.optim.Adam(weights, lr=rate, eps=epsilon, fused=True)
+    # capturable: on a GPU a step may be part of a CUDA graph; it is the same step.
+    optimiser = torch.optim.Adam(weights, lr=rate, eps=epsilon, fused=True, capturable=rate.is_cuda)
     for group in optimiser.param_groups:
         group["initial_lr"] = learning_rate  # known here; reading it off the tensor later would wait for the device
     return optimiser
+
+
+def restore_(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state, saved on whichever device."""
+    optimiser.load_state_dict(dict(state))
+    for group in optimiser.param_groups:
+        group["capturable"] = group["params"][0].is_cuda  # of the device here, not of the one that saved
 
 
 def anneal_(optimiser: torch.optim.Optimizer, fraction: float) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rlcourse.environments import BatchedEnvironment
 from rlcourse.errors import ConfigError, TrainingDivergedError
-from rlcourse.experience.on_policy import RolloutCollector
+from rlcourse.experience.captured import rollout_collector
 from rlcourse.randomness import Seeds
+from rlcourse.training.captured import quickest
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun, greedy_return
 from rlcourse.vocabulary import Metrics, NullTracker, OnPolicyLearner, Tracker
 
@@ -64,7 +65,8 @@ def train_on_policy(
     """
     tracker = tracker or NullTracker()
     run = TrainingRun()
-    collector = RolloutCollector(env, gamma=config.gamma, generator=seeds.torch("exploration", env.device))
+    learner = quickest(learner, env.device)
+    collector = rollout_collector(env, gamma=config.gamma, generator=seeds.torch("exploration", env.device))
     steps, next_eval, wall, cpu = 0, config.eval_every, 0.0, 0.0
     started, cpu_started = time.perf_counter(), time.process_time()
     while steps < config.num_steps:

@@ -1,0 +1,101 @@
+"""Rollouts that a GPU repeats by itself: the whole collection is recorded once, and started by one call from then on.
+
+A step of thousands of environments is some sixty small operations. A GPU does each in a few microseconds, and the host
+needs longer than that to ask for it: the device waits for its orders. A CUDA graph is the list of orders, kept on the
+device::
+
+    eager      host  ask ask ask ask ask ...          captured   host  replay
+               GPU      op  op  op  op  ...                      GPU   op op op op op ...
+
+Recorded operations always read and write the same memory. So what one rollout hands to the next (where the environments
+are, what is seen, the memory of a policy) is written back to where the recording reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from rlcourse.environments import BatchedEnvironment
+from rlcourse.environments.tensor_program import TensorProgram
+from rlcourse.errors import ConfigError
+from rlcourse.experience.on_policy import RolloutCollector
+from rlcourse.vocabulary import Rollout, SamplingPolicy
+
+
+def rollout_collector(env: BatchedEnvironment, *, gamma: float, generator: torch.Generator) -> RolloutCollector:
+    """The quickest collector for an environment: captured where it is a tensor program on a GPU."""
+    if isinstance(env, TensorProgram) and env.device.type == "cuda":
+        return CapturedCollector(env, gamma=gamma, generator=generator)
+    return RolloutCollector(env, gamma=gamma, generator=generator)
+
+
+class CapturedCollector(RolloutCollector):
+    """The same rollouts, number for number, from a CUDA graph.
+
+    The first rollout of a policy is collected in the ordinary way, while libraries settle; the second is recorded. Weights
+    may change in between, as optimisers change them, in place. Another policy, or another length, is recorded anew.
+    """
+
+    def __init__(self, env: TensorProgram, *, gamma: float, generator: torch.Generator) -> None:
+        """Raises :class:`ConfigError` unless ``env`` is a tensor program on a GPU."""
+        if not isinstance(env, TensorProgram) or env.device.type != "cuda":
+            raise ConfigError(
+                f"Steps of {env.env_id} on {env.device} cannot be recorded.",
+                mend="Use RolloutCollector, or a tensor program on a CUDA device.",
+            )
+        super().__init__(env, gamma=gamma, generator=generator)
+        self._program = env
+        self._recorded: tuple[SamplingPolicy, int] | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: Rollout | None = None
+
+    def collect(self, policy: SamplingPolicy, num_steps: int) -> Rollout:
+        """As in :class:`~rlcourse.experience.on_policy.RolloutCollector`."""
+        if self._recorded is None or self._recorded[0] is not policy or self._recorded[1] != num_steps:
+            self._graph = self._result = None
+            rollout = super().collect(policy, num_steps)
+            self._recorded = policy, num_steps
+            return rollout
+        if self._graph is None:
+            self._graph, self._result = self._record(policy, num_steps)
+        self._graph.replay()
+        assert self._result is not None
+        return copied(self._result)  # the next replay writes over the recording's own tensors
+
+    def _record(self, policy: SamplingPolicy, num_steps: int) -> tuple[torch.cuda.CUDAGraph, Rollout]:
+        graph = torch.cuda.CUDAGraph()
+        for generator in {id(one): one for one in (self._generator, self._program.generator) if one}.values():
+            graph.register_generator_state(generator)  # each replay draws on from where the last one stopped
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            rollout = collect_in_place(self, self._program, policy, num_steps)
+        return graph, rollout
+
+
+def collect_in_place(
+    collector: RolloutCollector, env: TensorProgram, policy: SamplingPolicy, num_steps: int
+) -> Rollout:
+    """A rollout that leaves its end in the very tensors in which it found its beginning.
+
+    Args:
+        collector: an ordinary one, of ``env``.
+        env: its environment. Of its tensors ``elapsed`` is written in place anyway.
+        policy: one that has been collected with before, so that its memory is there.
+        num_steps: ``T``.
+    """
+    seen, state = collector.seen, env.state
+    rollout = RolloutCollector.collect(collector, policy, num_steps)
+    if rollout.memory is not None:
+        rollout = replace(rollout, memory=rollout.memory.clone())  # written over by the next lines
+    for kept, now in zip((*seen, state), (*collector.seen, env.state), strict=True):
+        kept.copy_(now)
+    collector.seen, env.state = seen, state
+    return rollout
+
+
+def copied(rollout: Rollout) -> Rollout:
+    """The same in memory of its own."""
+    columns = {each.name: getattr(rollout, each.name) for each in fields(rollout)}
+    return replace(rollout, **{name: column.clone() for name, column in columns.items() if isinstance(column, Tensor)})
