@@ -70,11 +70,13 @@ labs: $(STAMP)
 	$(STAGE) $(REPORTS)/labs.xml $(BIN)/pytest -W default --nbval notebooks \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 180 -n 2 --dist loadscope
 
+# Tests that wait for a clock or need both cores are one xdist_group and so run one after the other, beside the rest.
 learning: $(STAMP)
-	$(STAGE) $(REPORTS)/learning.xml $(BIN)/pytest -m slow
+	$(STAGE) $(REPORTS)/learning.xml $(BIN)/pytest -m slow -n 2 --dist loadgroup
 
+# Half of the pages each, in a browser each.
 site: html
-	$(STAGE) $(REPORTS)/site.xml $(BIN)/pytest -m site
+	$(STAGE) $(REPORTS)/site.xml $(BIN)/pytest -m site -n 2 --dist worksteal
 
 check: lint types contracts unit
 

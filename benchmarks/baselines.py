@@ -42,7 +42,7 @@ from rlcourse.training.sb3 import Sb3Settings, sb3_settings, train_sb3
 
 Train = Callable[[Seeds, Stop], TrainingRun]
 OURS, THEIRS = "this package", "stable-baselines3"
-COMPILED = "this package, steps compiled"
+COMPILED = "this package, compiled"
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
 EVAL_EVERY = 5_120
 RATIO_LIMIT = 4.0
@@ -317,8 +317,10 @@ def speeds(sides: Mapping[str, Train], rounds: int) -> dict[str, list[float]]:
 
 
 def compiled(settings: OnlineSettings) -> OnlineSettings:
-    """The same with its gradient steps compiled."""
-    return replace(settings, learner=replace(settings.learner, compiled=True))
+    """The same with its gradient steps compiled, and on policy its collection too."""
+    loop = settings.loop
+    loop = replace(loop, compiled=True) if isinstance(loop, OnPolicyConfig) else loop
+    return replace(settings, learner=replace(settings.learner, compiled=True), loop=loop)
 
 
 def speed_table(found: Mapping[str, Mapping[str, list[float]]]) -> str:

@@ -32,8 +32,10 @@ WRITTEN_FROM = (
     "book/**/*",
     "notebooks/*",
     "pyproject.toml",
+    "tools/book_engine.py",
     "tools/build_book.py",
     "tools/make_exercises.py",
+    "tools/run_labs.py",
 )
 PAGES = (".md", ".ipynb")
 BIN = Path(sys.executable).parent
@@ -116,27 +118,21 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run_labs(root: Path, toc: dict[str, Any]) -> None:
-    """Run the labs that are not in the engine's cache, as many at a time as there are cores.
+def execute_labs(root: Path, toc: dict[str, Any]) -> None:
+    """Run the labs whose results the engine does not have."""
+    from run_labs import run_labs  # the notebooks' libraries take seconds to load, and most builds have nothing to do
 
-    The engine runs them one after the other. A lab that fails is left to it: it runs the lab again and shows where.
-    """
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    labs = [str(root / f"{name}.ipynb") for name in pages_in_toc(toc) if (root / f"{name}.ipynb").is_file()]
+    labs = [lab for name in pages_in_toc(toc) if (lab := root / f"{name}.ipynb").is_file()]
     cache = root / "_build" / ".jupyter_cache"
     cache.parent.mkdir(exist_ok=True)
-    jcache, options = (
-        str(BIN / "jcache"),
-        ["--executor", "local-parallel", "--timeout", str(settings["execute"]["timeout"])],
-    )
-    quiet = {"stdout": subprocess.DEVNULL, "env": environment(), "cwd": root}
-    subprocess.run([jcache, "notebook", "-p", str(cache), "add", *labs], input=b"y\n", check=True, **quiet)  # type: ignore[call-overload]
-    subprocess.run([jcache, "project", "-p", str(cache), "execute", *options], **quiet)  # type: ignore[call-overload]
+    run_labs(labs, cache, timeout_s=settings["execute"]["timeout"], environment=environment())
 
 
 def run_engine(root: Path, *, everything: bool) -> int:
     """Jupyter Book, with every warning an error; its exit status."""
-    command = [str(BIN / "jupyter-book"), "build", str(root), "-W", "-n", "--keep-going"]
+    engine = str(Path(__file__).resolve().parent / "book_engine.py")
+    command = [sys.executable, engine, "build", str(root), "-W", "-n", "--keep-going"]
     return subprocess.run([*command, "--all"] if everything else command, cwd=root, env=environment()).returncode
 
 
@@ -162,7 +158,7 @@ def build(root: Path, *, fresh: bool) -> int:
         shutil.rmtree(output / ".jupyter_cache", ignore_errors=True)
     stamp.unlink(missing_ok=True)  # a build that fails or is interrupted leaves nothing that looks finished
     shutil.rmtree(site, ignore_errors=True)  # pages of files that are gone would stay
-    run_labs(root, toc)
+    execute_labs(root, toc)
     status = run_engine(root, everything=stale)
     if status or complain(faults_of_build(site, toc)):
         print("The book was not built.", file=sys.stderr)

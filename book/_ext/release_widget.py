@@ -1,9 +1,9 @@
 """The directive ``{release-widget}``: a release to play with in the page, judged by the gate's own statistics.
 
-The reader chooses who is released, the share, how often somebody looks, and the rule; ``public/release.js`` draws one release
-day by day and counts two thousand of them, in the browser and without a server. Whatever it takes from the package (the
-mixtures' tuning, quantiles, costs and deviations of the server room) is computed here while the page is built and written
-into it, together with a few radii by which the script checks its own formula.
+The reader chooses who is released, the share, how often somebody looks, how many days a look takes together, and the rule;
+``public/release.js`` draws one release day by day and counts two thousand of them, in the browser and without a server.
+Whatever it takes from the package (the mixtures' tuning, quantiles, costs and deviations of the server room) is computed here
+while the page is built and written into it, together with a few radii by which the script checks its own formula.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ from rlcourse.release.study import HARM, INCUMBENT_C
 SCRIPT, STYLE = "../release.js", "../release.css"  # relative to _static; book/public is copied to the root of the site
 ALPHAS = (0.01, 0.05, 0.1, 0.2)
 SHARES = (1, 2, 5, 10, 20, 35, 50)
-EFFECTS = ((10, "10 % dearer"), (5, "5 % dearer"), (0, "the same under another name"), (-5, "5 % cheaper"))
+WINDOWS = (1, 2, 3, 5, 7, 14, 0)
+"""Days that a look takes together, the last ones; 0 for all so far. The confidence sequence always takes all."""
+EFFECTS = (  # in per cent, from the day after @ on
+    ("10@0", "10 % dearer"),
+    ("10@10", "the same for ten days, then 10 % dearer"),
+    ("5@0", "5 % dearer"),
+    ("0@0", "the same under another name"),
+    ("-5@0", "5 % cheaper"),
+)
 RULES = (
     ("always", "always valid: the confidence sequence"),
     ("peeking", "the ordinary test, at every look"),
@@ -61,6 +69,7 @@ def constants() -> dict[str, Any]:
         "sdRaw": float(log.returns.std(ddof=1)),
         "sdLeft": ControlVariates.fit(log.conditions, log.returns).sd,
         "shares": [share / 100 for share in SHARES],
+        "windows": list(WINDOWS),
         "levels": levels,
         "checks": checks,
     }
@@ -86,13 +95,14 @@ def page(data: dict[str, Any], name: str) -> str:
         )
 
     fields = [
-        field("The new policy is", "effect", choice("effect", [(str(e), t, e == 10) for e, t in EFFECTS])),
+        field("The new policy is", "effect", choice("effect", [(key, text, key == "10@0") for key, text in EFFECTS])),
         field("Share of the rooms in the first step", "share", slider("share", 0, len(SHARES) - 1, 1)),
         field("Somebody looks every", "every", slider("every", 1, 10, 1)),
         field("Rule", "rule", choice("rule", [(key, text, key == "always") for key, text in RULES])),
         field(
             "Alpha", "alpha", choice("alpha", [(str(i), f"{100 * a:.0f} %", a == 0.05) for i, a in enumerate(ALPHAS)])
         ),
+        field("... and takes together", "window", slider("window", 0, len(WINDOWS) - 1, len(WINDOWS) - 1)),
         field("Limit above what is usual", "limit", slider("limit", 1, 15, 5)),
         '<div class="rlc-release-field"><span class="rlc-release-check">'
         f'<input type="checkbox" id="{name}-adjusted" name="adjusted">'

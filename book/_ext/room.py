@@ -15,6 +15,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -92,8 +93,21 @@ def readable_defaults(
     return (re.sub(r"= ?<[^<>]*>", "= ...", signature) if signature else signature), returns
 
 
+def drop_unused_sources(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Forget sources to which nothing links, such as the standard library's, when pages have been read side by side.
+
+    One after the other, the next page's turn clears them away; side by side, all pages are cleared before the first.
+    """
+    sources = getattr(env, "_viewcode_modules", {})
+    for module, entry in list(sources.items()):
+        if entry and not entry[2]:  # source, tags, names used
+            del sources[module]
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("room", RoomDirective)
     app.connect("autodoc-process-signature", readable_defaults)
+    app.connect("env-updated", drop_unused_sources)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,7 +4,9 @@
 
 (() => {
   const RELEASES = 2000;
-  const NAMES = { 10: "10 % dearer", 5: "5 % dearer", 0: "the same", "-5": "5 % cheaper" };
+  const NAMES = {
+    "10@0": "10 % dearer", "10@10": "dearer from day 11", "5@0": "5 % dearer", "0@0": "the same", "-5@0": "5 % cheaper",
+  };
 
   // Statistics: pure functions.
 
@@ -47,36 +49,40 @@
   }
 
   /**
-   * One release, up to the day on which it goes back or to the last one.
+   * One release, up to the day on which it goes back or to the last one. The new policy is another one from the day after
+   * settings.since on. Of what was seen, the last settings.window days count; 0, and the confidence sequence, take all.
    * Returns {day: 0 if it never went back, harm: extra cost until then, days: [...] if it is to be drawn}.
    */
   function release(constants, settings, normal, drawn) {
     const { fleet, cost, sdRaw, sdLeft, fewest } = constants;
-    const { rule, every, adjusted, limit } = settings, { alpha, rho, z } = constants.levels[settings.level];
-    const canary = armSize(fleet, settings.share), others = fleet - canary, extra = cost * settings.effect;
+    const { rule, every, adjusted, limit, since } = settings, { alpha, rho, z } = constants.levels[settings.level];
+    const window = rule === "always" ? 0 : settings.window;
+    const canary = armSize(fleet, settings.share), others = fleet - canary;
     const weather = Math.sqrt(sdRaw ** 2 - sdLeft ** 2), sd = adjusted ? sdLeft : sdRaw;
     const daily = 1 / (sd ** 2 / canary + sd ** 2 / others);
-    const days = [];
-    let sum = 0, recent = 0;
+    const days = [], kept = [];
+    let sum = 0, harm = 0;
     for (let day = 1; day <= constants.days; day += 1) {
+      const extra = day > since ? cost * settings.effect : 0;
       const left = extra + (sdLeft * normal()) / Math.sqrt(canary), leftOther = (sdLeft * normal()) / Math.sqrt(others);
       const theirs = cost + left + (weather * normal()) / Math.sqrt(canary);
       const ours = cost + leftOther + (weather * normal()) / Math.sqrt(others);
-      sum += adjusted ? left - leftOther : theirs - ours;
-      recent += theirs - cost;
-      const information = day * daily, looked = day % every === 0;
-      let estimate = sum / day, radius = Infinity;
+      const seen = rule === "threshold" ? theirs - cost : adjusted ? left - leftOther : theirs - ours;
+      kept.push(seen);
+      sum += seen;
+      if (window && kept.length > window) sum -= kept.shift();
+      harm += canary * extra;
+      const information = kept.length * daily, looked = day % every === 0, estimate = sum / kept.length;
+      let radius = Infinity;
       if (rule === "threshold") {
-        estimate = recent / (((day - 1) % every) + 1);
         radius = limit * cost;
       } else if (canary * day >= fewest) {
         radius = rule === "always" ? contrastRadius(information, alpha, rho) : z / Math.sqrt(information);
       }
-      if (looked) recent = 0;
       if (drawn) days.push({ day, theirs, ours, estimate, radius, looked });
-      if (looked && estimate > radius) return { day, harm: canary * extra * day, days };
+      if (looked && estimate > radius) return { day, harm, days };
     }
-    return { day: 0, harm: canary * extra * constants.days, days };
+    return { day: 0, harm, days };
   }
 
   /** Many releases: the share that went back, the median day of those, and the mean extra cost. */
@@ -133,7 +139,8 @@
 
     add("text", { ...ink, x: 8, y: 22 }, "cost of a room, EUR a day");
     add("text", { ...ink, x: 8, y: 234 },
-      settings.rule === "threshold" ? "canary above usual, since the last look" : "difference so far, and how sure it is");
+      settings.rule === "threshold" ? `canary above usual, ${span(settings)}` :
+        `difference, ${span(settings)}, and how sure it is`);
     for (const [frame, y, ticks] of [[UPPER, above, [30, 40, 50, 60]], [LOWER, below, [-reach, 0, reach]]]) {
       for (const tick of ticks) {
         add("path", { d: `M${LEFT} ${y(tick)} H${RIGHT}`, stroke: "currentColor", "stroke-opacity": 0.2, fill: "none" });
@@ -182,12 +189,19 @@
     return svg;
   }
 
+  /** Which days a look takes together. */
+  function span({ rule, window }) {
+    if (rule === "always" || window === 0) return "all days so far";
+    return window === 1 ? "the last day" : `the last ${window} days`;
+  }
+
   function sentence(constants, settings, found) {
     const rooms = armSize(constants.fleet, settings.share), plural = rooms === 1 ? "room" : "rooms";
-    const bill = settings.effect === 0 ? "It cost nothing extra." :
+    const bill = found.harm === 0 ? "It cost nothing extra." :
       `${settings.effect > 0 ? "Extra cost" : "Saved"}: ${signed(Math.abs(found.harm)).slice(1)} EUR.`;
     if (!found.day) return `${rooms} ${plural} for ${constants.days} days, and it was not rolled back. ${bill}`;
-    const wrong = settings.effect <= 0 ? " That was wrong." : "";
+    const wrong = settings.effect <= 0 ? " That was wrong." :
+      found.day <= settings.since ? " That was wrong: it was not dearer yet." : "";
     return `Rolled back on day ${found.day}, after ${rooms * found.day} room-days of the new policy.${wrong} ${bill}`;
   }
 
@@ -214,9 +228,11 @@
     let seed = 1, frame = 0;
 
     const settings = () => ({
-      effect: Number(form.effect.value) / 100,
+      effect: Number(form.effect.value.split("@")[0]) / 100,
+      since: Number(form.effect.value.split("@")[1]),
       share: constants.shares[Number(form.share.value)],
       every: Number(form.every.value),
+      window: constants.windows[Number(form.window.value)],
       rule: form.rule.value,
       level: Number(form.alpha.value),
       limit: Number(form.limit.value) / 100,
@@ -254,13 +270,15 @@
       const now = settings(), found = release(constants, now, normals(seed), true);
       label(form.share, `${Math.round(100 * now.share)} %, ${armSize(constants.fleet, now.share)} of ${constants.fleet}`);
       label(form.every, now.every === 1 ? "day" : `${now.every} days`);
+      label(form.window, span({ rule: "threshold", window: now.window }));
       label(form.limit, `${Math.round(100 * now.limit)} %`);
       const limited = now.rule === "threshold";
       form.limit.closest(".rlc-release-field").hidden = !limited;
+      form.window.closest(".rlc-release-field").hidden = now.rule === "always";
       form.alpha.closest(".rlc-release-field").hidden = limited;
       form.adjusted.closest(".rlc-release-field").hidden = limited;
       const rows = [[now.effect, NAMES[form.effect.value]]];
-      if (now.effect !== 0) rows.push([0, NAMES[0]]);
+      if (now.effect !== 0) rows.push([0, NAMES["0@0"]]);
       body.replaceChildren(...rows.map(([effect, name]) =>
         row(name, many(constants, { ...now, effect }, RELEASES, 7), effect <= 0)));
       if (moving) { play(now, found); return; }

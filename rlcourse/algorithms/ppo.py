@@ -33,6 +33,7 @@ from rlcourse.networks import (
     GaussianPolicy,
     LogitsNetwork,
     MLPNetwork,
+    Program,
     RecurrentActorCritic,
     RecurrentCategoricalPolicy,
     ValueNetwork,
@@ -142,6 +143,8 @@ class PPO:
             maximum_gradient=config.maximum_gradient,
             compiled=config.compiled,
         )
+        self._judged = Program(self.judge) if config.compiled else self.judge
+        self._reported = Program(self._report) if config.compiled else self._report
 
     @property
     def policy(self) -> SamplingPolicy:
@@ -165,7 +168,7 @@ class PPO:
                 f"A rollout of {tuple(rollout.reward.shape)} steps has no spread to normalise advantages by.",
                 mend="Collect at least 2 steps in all, and with a memory 2 of each environment.",
             )
-        samples, explained = self.judge(rollout)
+        samples, explained = self._judged(rollout)
         part = samples
 
         def inputs() -> Iterator[tuple[Samples, Tensor]]:
@@ -175,7 +178,7 @@ class PPO:
                     yield part, self.clip
 
         length, _ = self.descent.run(inputs())
-        return {**self._report(part), "gradient_norm": length, "explained_variance": explained}
+        return {**self._reported(part), "gradient_norm": length, "explained_variance": explained}
 
     @torch.no_grad()
     def judge(self, rollout: Rollout) -> tuple[Samples, Tensor]:

@@ -6,6 +6,7 @@ All numbers are float32, as in training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ Floats = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
 LOWEST = np.finfo(np.float32).min
 """What a forbidden action's score becomes, as in training: the smallest finite number."""
+ZERO = np.zeros((), np.float32)
+FEW = 16
+"""Up to so many actions, one row's probabilities are computed faster in Python than in NumPy."""
 LOG_STD = (-20.0, 2.0)
 """A squashed Gaussian's log-spreads are kept within these, as in training."""
 
@@ -96,6 +100,8 @@ class NumpyPolicy:
         """
         if not greedy and generator is None:
             raise ShapeError("There is no randomness to sample with.", mend="Give a generator, or act greedily.")
+        if self._plain and mask is None and obs.shape == self._mean.shape:
+            return self._act_one(obs, None if greedy else generator)
         scores, memory = self._scores(obs, mask, memory)
         if self.description.head == "logits":
             probabilities = softmax(scores)
@@ -135,17 +141,25 @@ class NumpyPolicy:
         surplus = set(weights) - set(shapes)
         if surplus:
             raise ArtifactError(f"The weights do not fit: {min(surplus)} is not used.", mend="Save the policy again.")
-        self._mean, self._scale = weights["normaliser.mean"], weights["normaliser.scale"]
+        # Vectors are kept as (1, N): NumPy takes 2 µs to stretch one over a single row, and 0.6 µs if it is a row already.
+        self._plain = False  # see _act_one
+        self._mean, self._scale = _row(weights["normaliser.mean"]), _row(weights["normaliser.scale"])
         if about.network == "recurrent":
-            self._gates = {name: _transposed(value) for name, value in weights.items() if "critic" not in name}
+            self._gates = {
+                name: _row(value) if value.ndim == 1 else _transposed(value)
+                for name, value in weights.items()
+                if "critic" not in name
+            }
             return
         count = len(about.hidden) + 1
         # Transposed and contiguous once, so that each product reads memory in a row.
         self._layers = [
-            (_transposed(weights[f"layers.{2 * layer}.weight"]), weights[f"layers.{2 * layer}.bias"])
+            (_transposed(weights[f"layers.{2 * layer}.weight"]), _row(weights[f"layers.{2 * layer}.bias"]))
             for layer in range(count)
         ]
         self._activation = np.tanh if about.activation == "tanh" else _relu
+        plain = about.network == "mlp" and about.head == "logits" and about.activation == "relu"
+        self._plain = plain and self.num_actions <= FEW
         if not about.discrete:
             low, high = np.array(about.low, np.float32), np.array(about.high, np.float32)
             self._low, self._high = low, high
@@ -160,7 +174,8 @@ class NumpyPolicy:
             raise ShapeError(
                 f"Observations have shape {obs.shape}.", mend=f"Use (B, {self.obs_size}): one row for each."
             )
-        x: Floats = (obs - self._mean) * self._scale
+        x: Floats = obs - self._mean
+        x *= self._scale
         if self.memory_size:
             memory = self._remember(x, memory)
             scores = memory.dot(self._gates["actor.0.weight"]) + self._gates["actor.0.bias"]
@@ -170,6 +185,26 @@ class NumpyPolicy:
             self._check(mask, scores)
             scores = np.where(mask, scores, LOWEST)
         return scores, memory
+
+    def _act_one(self, obs: Floats, generator: np.random.Generator | None) -> Acted:
+        """The same for one row, with as few calls as it can be done: a service is asked this thousands of times a second."""
+        x = obs - self._mean
+        x *= self._scale
+        for weight, bias in self._layers[:-1]:
+            x = x.dot(weight)
+            x += bias
+            np.maximum(x, ZERO, out=x)
+        weight, bias = self._layers[-1]
+        x = x.dot(weight)
+        x += bias
+        (scores,) = x.tolist()
+        largest = max(scores)
+        # Something that is no number makes the sum, and so every probability, no number.
+        powers = [math.exp(score - largest) for score in scores] if math.isfinite(largest) else [math.nan] * len(scores)
+        total = sum(powers)
+        probabilities = np.array([[power / total for power in powers]], np.float32)
+        actions = np.array([scores.index(largest)]) if generator is None else draw(probabilities, generator)
+        return Acted(actions, probabilities, None)
 
     def _forward(self, x: Floats) -> Floats:
         weight, bias = self._layers[0]
@@ -285,8 +320,12 @@ def _transposed(value: npt.NDArray[Any]) -> Floats:
     return np.ascontiguousarray(value.T)
 
 
+def _row(value: npt.NDArray[Any]) -> Floats:
+    return np.ascontiguousarray(value[None])
+
+
 def _relu(x: Floats, out: Floats | None = None) -> Floats:
-    positive: Floats = np.maximum(x, np.float32(0.0), out=out)
+    positive: Floats = np.maximum(x, ZERO, out=out)
     return positive
 
 

@@ -88,16 +88,23 @@ class TensorProgram(ABC):
         self.elapsed.zero_()
         return self._observe(self.state)
 
-    def step(self, action: Tensor) -> Step:
-        """Apply ``(N,)`` or ``(N, K)`` actions; see :class:`rlcourse.environments.batched.Step`."""
+    def step(self, action: Tensor, first: Tensor | None = None) -> Step:
+        """Apply ``(N,)`` or ``(N, K)`` actions; see :class:`rlcourse.environments.batched.Step`.
+
+        ``first``, ``(N, state_size)``, is where those begin anew whose episode ends; drawn here unless it is given.
+        """
         state, reward, terminated = self._advance(self.state, action)
         self.elapsed.add_(1)
         late = self.elapsed >= self.max_episode_steps
         truncated = late > terminated  # late and not terminated, in one operation
         ended = late | terminated
-        self.state = torch.where(ended.unsqueeze(-1), self._first_states(), state)
+        self.state = torch.where(ended.unsqueeze(-1), self.first_states() if first is None else first, state)
         self.elapsed.masked_fill_(ended, 0)
         return Step(self._observe(state), reward, terminated, truncated, self._observe(self.state))
+
+    def first_states(self) -> Tensor:
+        """``(N, state_size)``: what the next step will draw for the episodes that begin with it."""
+        return self._first_states()
 
     @abstractmethod
     def _first_states(self) -> Tensor:

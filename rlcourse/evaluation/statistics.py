@@ -7,14 +7,15 @@ each of ``M`` tasks (here: data sets). A single task is ``(R, 1)`` or plainly ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
-from rlcourse.errors import ConfigError, ShapeError
+from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -163,6 +164,34 @@ def performance_profile(
     low, high = np.percentile(above, percentiles, axis=0)
     share = (matrix.reshape(-1, 1) > levels).mean(axis=0)
     return Profile(levels, share, low, high)
+
+
+def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    r"""A share with the interval that stays within [0, 1] and keeps a width at 0 and 1. Wilson (1927).
+
+    .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}
+
+    The trials must be independent: episodes are, the steps of one episode are not.
+
+    Raises:
+        DatasetInvalidError: no trials.
+        ConfigError: more successes than trials, or a confidence outside (0, 1).
+
+    Worked number: 8 of 10 at 95 %: 0.8, from 0.490 to 0.943.
+    """
+    _percentiles(confidence)  # checks it
+    if trials == 0:
+        raise DatasetInvalidError("There are no episodes.", mend="Wait until the window holds some, or widen it.")
+    if not 0 <= successes <= trials:
+        raise ConfigError(f"{successes} successes in {trials} trials.", mend="Count each episode once.")
+    share, z = successes / trials, float(special.ndtri(0.5 + confidence / 2.0))
+    shrink = 1.0 + z * z / trials
+    centre = (share + z * z / (2.0 * trials)) / shrink
+    half = z * math.sqrt(share * (1.0 - share) / trials + (z / (2.0 * trials)) ** 2) / shrink
+    # At 0 and at 1 the two terms cancel; rounding must not leave a bound just outside.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return Interval(share, low, high)
 
 
 def _win_rate(a: Array, b: Array) -> Array:

@@ -13,6 +13,9 @@ are, what is seen, the memory of a policy) is written back to where the recordin
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import torch
@@ -21,14 +24,22 @@ from torch import Tensor
 from rlcourse.environments import BatchedEnvironment
 from rlcourse.environments.tensor_program import TensorProgram
 from rlcourse.errors import ConfigError
+from rlcourse.experience.compiled import CompiledCollector
 from rlcourse.experience.on_policy import RolloutCollector
 from rlcourse.vocabulary import Rollout, SamplingPolicy
 
 
-def rollout_collector(env: BatchedEnvironment, *, gamma: float, generator: torch.Generator) -> RolloutCollector:
-    """The quickest collector for an environment: captured where it is a tensor program on a GPU."""
+def rollout_collector(
+    env: BatchedEnvironment, *, gamma: float, generator: torch.Generator, compiled: bool = False
+) -> RolloutCollector:
+    """The quickest collector for an environment: captured where it is a tensor program on a GPU.
+
+    With ``compiled``, a tensor program on a CPU is compiled; anything else is collected in the ordinary way.
+    """
     if isinstance(env, TensorProgram) and env.device.type == "cuda":
         return CapturedCollector(env, gamma=gamma, generator=generator)
+    if isinstance(env, TensorProgram) and compiled:
+        return CompiledCollector(env, gamma=gamma, generator=generator)
     return RolloutCollector(env, gamma=gamma, generator=generator)
 
 
@@ -69,9 +80,22 @@ class CapturedCollector(RolloutCollector):
         graph = torch.cuda.CUDAGraph()
         for generator in {id(one): one for one in (self._generator, self._program.generator) if one}.values():
             graph.register_generator_state(generator)  # each replay draws on from where the last one stopped
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with undisturbed(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             rollout = collect_in_place(self, self._program, policy, num_steps)
         return graph, rollout
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No garbage is collected inside: freeing what an old recording held would spoil a new one."""
+    gc.collect()
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def collect_in_place(

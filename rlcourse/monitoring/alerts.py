@@ -24,6 +24,10 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
     decisions = f"sum by (policy) (rate(rl_decisions_total[{WINDOW}]))"
     within = f'sum by (policy) (rate(rl_request_seconds_bucket{{le="{limits.latency_s}"}}[{WINDOW}]))'
     requests = f"sum by (policy) (rate(rl_request_seconds_count[{WINDOW}]))"
+
+    def counted(query: str) -> str:
+        return query.replace("rate(", "increase(")
+
     return (
         Slo(
             name="answered",
@@ -31,6 +35,8 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
             promise="is answered with an action",
             events="requests that are well formed",
             bad_share=f"{refused} / (sum(rate(rl_request_seconds_count[{WINDOW}])) + {refused})",
+            bad_count=counted(refused),
+            least_bad=limits.min_bad_events,
         ),
         Slo(
             name="decided",
@@ -38,6 +44,8 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
             promise="is the policy's own, not the fallback's for want of one",
             events="decisions",
             bad_share=f"({broken} or 0 * {decisions}) / {decisions}",
+            bad_count=counted(f"({broken} or 0 * {decisions})"),
+            least_bad=limits.min_bad_events,
         ),
         Slo(
             name="fast",
@@ -45,8 +53,15 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
             promise=f"is decided within {1000 * limits.latency_s:g} ms",
             events="requests",
             bad_share=f"1 - {within} / {requests}",
+            bad_count=counted(f"{requests} - {within}"),
+            least_bad=limits.min_bad_events,
         ),
     )
+
+
+def entropy_limit(limits: Limits, matchers: str = "") -> str:
+    """The query below whose answer entropy is an alert, of the series that ``matchers``, in braces, choose."""
+    return f"{limits.entropy_share} * avg_over_time(rl_policy_entropy_nats{matchers}[1d])"
 
 
 def rule_groups(limits: Limits | None = None, baselines: tuple[Baseline, ...] = ()) -> tuple[RuleGroup, ...]:
@@ -146,7 +161,7 @@ def _log(limits: Limits) -> RuleGroup:
 
 def _policy(limits: Limits) -> RuleGroup:
     # The mean over a day moves towards a collapse that lasts; the floor, where there is one, stays.
-    entropy, since = f"rl_policy_entropy_nats < {limits.entropy_share} * avg_over_time(rl_policy_entropy_nats[1d])", ""
+    entropy, since = f"rl_policy_entropy_nats < {entropy_limit(limits)}", ""
     if limits.entropy_floor is not None:
         entropy += f" or rl_policy_entropy_nats < {limits.entropy_floor}"
         since = f", or less than {limits.entropy_floor:g} nats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from rlcourse.monitoring.case_series import DAY, HOUR, MINUTE, POLICY, WHO, decisions, refused, requests, when
@@ -74,8 +75,26 @@ def budget_cases() -> list[Case]:
                 refused("422", (120, 500)),
                 (*when(page, answered, (110 * MINUTE, False)), *when(ticket, answered, (110 * MINUTE, False))),
             ),
+            *_thin(),
         )
     ]
+
+
+def _thin() -> Iterator[Case]:
+    """Six requests an hour, one every ten minutes; the last of them go wrong."""
+    page, slo = "ErrorBudgetBurnFast", {**POLICY, "slo": "decided"}
+    hour = 6 * ((10, 0.1, 0.0),)
+    for failed, what in ((1, "a lone failure at night"), (2, "just below: two at night"), (3, "three at night")):
+        wrong = failed * ((1, 1.0, 1.0), (9, 0.0, 0.0))
+        until = (4 * 60 + 10 * failed) * MINUTE
+        yield Case(
+            f"{what}, and then nothing for two hours",
+            decisions(*(4 * hour), *wrong, (120, 0.0, 0.0)),
+            (
+                *when(page, slo, (until - 5 * MINUTE, failed >= 3), (until + 90 * MINUTE, False)),
+                *when("ErrorBudgetBurnSlow", slo, (until - 5 * MINUTE, failed >= 3)),
+            ),
+        )
 
 
 def day_cases() -> tuple[Case, ...]:

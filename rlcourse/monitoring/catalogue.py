@@ -4,9 +4,16 @@ Rules, dashboards and the exporter take their names from here, so that none of t
 writes. Names follow Prometheus' conventions: the prefix ``rl_``, base units (seconds, not milliseconds; shares from 0 to
 1, not percent), ``_total`` at the end of what only grows.
 
-Two programs write them. The policy service counts what it answers (``source="service"``, written by
-:mod:`rlcourse.serving.metrics`); what it cannot know, such as rewards, safety and drift, is added by a monitor
-(``source="monitor"``, written by :mod:`rlcourse.monitoring.exporter`).
+Three programs write them::
+
+    rlcourse benchmark --tracker prometheus:PORT     source training    rlcourse.training.trackers.prometheus_metrics
+    rlcourse serve http                              source service     rlcourse.serving.metrics
+      └─ decisions/*.jsonl, rewards and all
+           └─ rlcourse monitor follow                source monitor     rlcourse.serving.watching, by way of
+                                                                        rlcourse.monitoring.exporter
+
+The policy service counts what it answers. What it cannot know, such as returns, safety and drift, is added by a monitor that
+follows its decision log. :attr:`Signal.needs` says what must be there for a signal to appear at all.
 """
 
 from __future__ import annotations
@@ -20,7 +27,13 @@ from typing import Literal
 from rlcourse.errors import ConfigError
 
 Kind = Literal["counter", "gauge", "histogram"]
-Source = Literal["service", "monitor"]
+Source = Literal["training", "service", "monitor"]
+WRITERS: dict[Source, str] = {
+    "training": "a training run, by its tracker `prometheus`",
+    "service": "`rlcourse serve http`",
+    "monitor": "`rlcourse monitor follow`",
+}
+"""The program behind each source."""
 
 _NAME = re.compile(r"^rl_[a-z][a-z0-9_]*$")
 _LABEL = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -40,6 +53,8 @@ class Signal:
     buckets: tuple[float, ...] | None = None
     """Upper bounds of a histogram, rising, without infinity."""
     source: Source = "monitor"
+    needs: str = ""
+    """Without what its writer leaves it out: an option, or a field of what clients send. Empty: nothing."""
 
     def __post_init__(self) -> None:
         for problem, wrong in (
@@ -51,7 +66,10 @@ class Signal:
                 or any(_LABEL.match(label) is None or label in ("le", "quantile") for label in self.labels),
             ),
             (f"{self.name} and buckets disagree.", (self.buckets is not None) != (self.kind == "histogram")),
-            (f"{self.name} explains nothing.", not self.help or "\n" in self.help or "|" in self.help + self.unit),
+            (
+                f"{self.name} explains nothing.",
+                not self.help or "\n" in self.help or "|" in self.help + self.unit + self.needs,
+            ),
         ):
             if wrong:
                 raise ConfigError(problem, mend="Follow Prometheus' conventions; the other signals are examples.")
@@ -60,6 +78,11 @@ class Signal:
             not bounds or not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds))
         ):
             raise ConfigError(f"{self.name} has the buckets {bounds}.", mend="Use finite upper bounds that rise.")
+
+    @property
+    def written_by(self) -> str:
+        """The program that writes it and what that wants for it, as Markdown."""
+        return f"{WRITERS[self.source]}{f'; wants {self.needs}' if self.needs else ''}"
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -89,6 +112,9 @@ DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 43200
 
 _WHO = ("policy", "version")
 _CHECK = ("policy", "check")
+_ROI = "two episodes of rewards with `cost`, `--step-s` and `--baseline-cost`"
+_SUCCESS, _REFERENCE, _RECURRENT = "`--success-return`", "`--reference`", "a policy with a memory"
+_LOG, _REWARDS = "`--state`", "rewards"
 
 # Task first, then policy, learner, service, safety and money, drift, and the monitor itself.
 CATALOGUE: tuple[Signal, ...] = (
@@ -110,7 +136,12 @@ CATALOGUE: tuple[Signal, ...] = (
         "Episodes by how they ended: terminated, truncated, or abandoned (nothing was heard of them for too long).",
     ),
     Signal(
-        "rl_episodes_succeeded_total", "counter", "episodes", _WHO, "Episodes that reached what success means here."
+        "rl_episodes_succeeded_total",
+        "counter",
+        "episodes",
+        _WHO,
+        "Episodes that reached what success means here.",
+        needs=_SUCCESS,
     ),
     Signal("rl_episodes_unfinished", "gauge", "episodes", _WHO, "Episodes that have begun and not ended."),
     Signal(
@@ -119,14 +150,33 @@ CATALOGUE: tuple[Signal, ...] = (
         "share",
         _WHO,
         "Share of the last episodes that succeeded; abandoned ones count as no success.",
+        needs=_SUCCESS,
     ),
     Signal(
-        "rl_success_ratio_low", "gauge", "share", _WHO, "Lower end of the 95 % Wilson interval of the success rate."
+        "rl_success_ratio_low",
+        "gauge",
+        "share",
+        _WHO,
+        "Lower end of the 95 % Wilson interval of the success rate.",
+        needs=_SUCCESS,
     ),
     Signal(
-        "rl_success_ratio_high", "gauge", "share", _WHO, "Upper end of the 95 % Wilson interval of the success rate."
+        "rl_success_ratio_high",
+        "gauge",
+        "share",
+        _WHO,
+        "Upper end of the 95 % Wilson interval of the success rate.",
+        needs=_SUCCESS,
     ),
-    Signal("rl_reward_delay_seconds", "histogram", "s", _WHO, "From a decision to its reward.", DELAY_BUCKETS_S),
+    Signal(
+        "rl_reward_delay_seconds",
+        "histogram",
+        "s",
+        _WHO,
+        "From a decision to its reward.",
+        DELAY_BUCKETS_S,
+        needs=_REWARDS,
+    ),
     Signal("rl_rewards_pending", "gauge", "decisions", _WHO, "Decisions whose reward is still awaited."),
     Signal("rl_rewards_expired_total", "counter", "decisions", _WHO, "Decisions whose reward did not come in time."),
     Signal(
@@ -135,6 +185,7 @@ CATALOGUE: tuple[Signal, ...] = (
         "decisions",
         (*_WHO, "action"),
         "Decisions by action; actions beyond the bound of the labels are other.",
+        needs="actions that are counted, not continuous ones",
     ),
     Signal(
         "rl_policy_entropy_nats",
@@ -142,33 +193,79 @@ CATALOGUE: tuple[Signal, ...] = (
         "nat",
         _WHO,
         "Mean entropy of the policy's action distribution over the last decisions.",
+        needs="drawn actions: requests that are not `deterministic`",
     ),
     Signal(
         "rl_exploration_ratio",
         "gauge",
         "share",
         _WHO,
-        "Share of the last decisions whose action was drawn instead of being the likeliest.",
+        "Share of the last decisions, drawn or not, whose action was not the likeliest; the service, which alone has all "
+        "the probabilities, notes it in the log.",
+        needs="actions that are counted, not continuous ones",
     ),
-    Signal("rl_q_value", "histogram", "reward", _WHO, "Q-value of the action that was taken.", SIGNED_BUCKETS),
+    Signal(
+        "rl_q_value",
+        "histogram",
+        "reward",
+        ("policy",),
+        "Mean Q-value of the actions of a batch, one observation each time training logs.",
+        SIGNED_BUCKETS,
+        source="training",
+        needs="a learner with Q-values, such as dqn or sac",
+    ),
     Signal(
         "rl_loss",
         "histogram",
         "depends on the loss",
         ("policy", "loss"),
-        "What the learner's gradient steps go down, one observation for each update.",
+        "What the learner's gradient steps go down, one observation each time training logs.",
         SIGNED_BUCKETS,
+        source="training",
     ),
     Signal(
-        "rl_gradient_norm", "histogram", "1", ("policy",), "Length of the gradient before it was cut.", NORM_BUCKETS
+        "rl_gradient_norm",
+        "histogram",
+        "1",
+        ("policy",),
+        "Length of the gradient before it was cut, one observation each time training logs.",
+        NORM_BUCKETS,
+        source="training",
+        needs="a learner that cuts it: ppo",
     ),
-    Signal("rl_training_steps_total", "counter", "steps", ("policy",), "Environment steps that training has used."),
+    Signal(
+        "rl_training_steps_total",
+        "counter",
+        "steps",
+        ("policy",),
+        "Steps of training: in the environment, or updates where there is none.",
+        source="training",
+    ),
+    Signal(
+        "rl_training_return",
+        "gauge",
+        "reward",
+        ("policy",),
+        "Mean return of the last evaluation, always with the favourite action.",
+        source="training",
+    ),
+    Signal(
+        "rl_training_exploration_ratio",
+        "gauge",
+        "share",
+        ("policy",),
+        "Share of actions that training draws at random instead of choosing.",
+        source="training",
+        needs="a learner that explores like this, such as dqn",
+    ),
     Signal(
         "rl_steps_to_threshold",
         "gauge",
         "steps",
         ("policy",),
-        "Environment steps until the evaluation first reached the wanted return; infinite while it has not.",
+        "Steps of training until an evaluation first reached the wanted return; infinite while none has.",
+        source="training",
+        needs="a task for which somebody has said when it is solved",
     ),
     Signal(
         "rl_decisions_total",
@@ -204,39 +301,127 @@ CATALOGUE: tuple[Signal, ...] = (
         source="service",
     ),
     Signal("rl_default_version", "gauge", "0 or 1", _WHO, "1 for the version that answers.", source="service"),
+    Signal(
+        "rl_traffic_share",
+        "gauge",
+        "share",
+        _WHO,
+        "Share of the sessions that name no version which this one answers.",
+        source="service",
+    ),
+    Signal(
+        "rl_shadow_decisions_total",
+        "counter",
+        "observations",
+        (*_WHO, "fallback"),
+        "Observations that a shadow was asked about, answering nobody; error where it failed, else none.",
+        source="service",
+        needs="a shadow",
+    ),
+    Signal(
+        "rl_shadow_seconds",
+        "histogram",
+        "s",
+        _WHO,
+        "Time that a shadow took for a request.",
+        REQUEST_BUCKETS_S,
+        source="service",
+        needs="a shadow",
+    ),
+    Signal(
+        "rl_shadow_dropped_total",
+        "counter",
+        "requests",
+        (),
+        "Copies that a full queue kept from a shadow.",
+        source="service",
+    ),
     Signal("rl_breaker_state", "gauge", "0, 1, 2", _WHO, "0 closed, 1 half open, 2 open.", source="service"),
-    Signal("rl_sessions", "gauge", "sessions", _WHO, "Sessions remembered.", source="service"),
+    Signal(
+        "rl_sessions",
+        "gauge",
+        "sessions",
+        _WHO,
+        "Sessions remembered.",
+        source="service",
+        needs=_RECURRENT,
+    ),
     Signal("rl_rewards_total", "counter", "rewards", (), "Rewards that came in.", source="service"),
     Signal(
-        "rl_decision_log_lines_total", "counter", "lines", (), "Lines written to the decision log.", source="service"
+        "rl_decision_log_lines_total",
+        "counter",
+        "lines",
+        (),
+        "Lines written to the decision log.",
+        source="service",
+        needs=_LOG,
     ),
-    Signal("rl_decision_log_dropped_total", "counter", "lines", (), "Lines lost to a full queue.", source="service"),
-    Signal("rl_decision_log_waiting", "gauge", "lines", (), "Lines that are in memory alone.", source="service"),
-    Signal("rl_decision_log_failing", "gauge", "0 or 1", (), "1 while the disk takes nothing.", source="service"),
+    Signal(
+        "rl_decision_log_dropped_total",
+        "counter",
+        "lines",
+        (),
+        "Lines lost to a full queue.",
+        source="service",
+        needs=_LOG,
+    ),
+    Signal(
+        "rl_decision_log_waiting",
+        "gauge",
+        "lines",
+        (),
+        "Lines that are in memory alone.",
+        source="service",
+        needs=_LOG,
+    ),
+    Signal(
+        "rl_decision_log_failing",
+        "gauge",
+        "0 or 1",
+        (),
+        "1 while the disk takes nothing.",
+        source="service",
+        needs=_LOG,
+    ),
     Signal(
         "rl_human_overrides_total",
         "counter",
         "decisions",
         (*_WHO, "reason"),
-        "Decisions that a person replaced, by the reason given.",
+        "Decisions in whose place a person or a safety layer put another action, by the reason given.",
+        needs="rewards with `executed`",
     ),
     Signal(
         "rl_safety_violations_total",
         "counter",
         "steps",
         (*_WHO, "constraint"),
-        "Steps that ended outside a safety limit, by limit.",
+        "Steps that ended outside a safety limit, by limit (all: not told apart).",
+        needs="rewards with `violations`",
     ),
     Signal(
         "rl_safety_violation_ratio",
         "gauge",
         "share",
         _WHO,
-        "Share of the last steps that ended outside a safety limit.",
+        "Share of the last decisions that led outside a safety limit, of those of which it is known.",
+        needs="rewards with `violations`",
     ),
-    Signal("rl_cost_euros_total", "counter", "EUR", (*_WHO, "cost"), "Money spent, by what for: energy, penalty."),
     Signal(
-        "rl_cost_euros_per_hour", "gauge", "EUR/h", _WHO, "Money spent for each hour of operation over the last steps."
+        "rl_cost_euros_total",
+        "counter",
+        "EUR",
+        (*_WHO, "cost"),
+        "Money spent, by what for, such as energy and penalty (all: not told apart).",
+        needs="rewards with `cost`",
+    ),
+    Signal(
+        "rl_cost_euros_per_hour",
+        "gauge",
+        "EUR/h",
+        _WHO,
+        "Money spent for each hour of operation over the last decisions whose cost is known.",
+        needs="rewards with `cost`, and `--step-s`",
     ),
     Signal(
         "rl_roi_ratio",
@@ -244,15 +429,21 @@ CATALOGUE: tuple[Signal, ...] = (
         "share",
         _WHO,
         "Share of the safe baseline's cost that the policy saves: 0.1 is a tenth cheaper, below 0 it loses money.",
+        needs=_ROI,
     ),
-    Signal("rl_roi_ratio_low", "gauge", "share", _WHO, "Lower end of the 95 % interval of the saved share."),
-    Signal("rl_roi_ratio_high", "gauge", "share", _WHO, "Upper end of the 95 % interval of the saved share."),
+    Signal(
+        "rl_roi_ratio_low", "gauge", "share", _WHO, "Lower end of the 95 % interval of the saved share.", needs=_ROI
+    ),
+    Signal(
+        "rl_roi_ratio_high", "gauge", "share", _WHO, "Upper end of the 95 % interval of the saved share.", needs=_ROI
+    ),
     Signal(
         "rl_drift_statistic",
         "gauge",
         "depends on the check",
         (*_CHECK, "feature"),
         "How far the last window lies from the reference, by check and feature (all: the whole distribution).",
+        needs=_REFERENCE,
     ),
     Signal(
         "rl_drift_p_value",
@@ -260,12 +451,39 @@ CATALOGUE: tuple[Signal, ...] = (
         "share",
         (*_CHECK, "feature"),
         "Probability of a statistic as large without drift, adjusted for the number of features tested.",
+        needs=_REFERENCE,
     ),
-    Signal("rl_drift_alarm", "gauge", "0 or 1", _CHECK, "1 while the last window raises an alarm."),
-    Signal("rl_drift_alarms_total", "counter", "windows", _CHECK, "Windows that raised an alarm."),
-    Signal("rl_drift_windows_total", "counter", "windows", _CHECK, "Windows that were checked."),
     Signal(
-        "rl_drift_failures_total", "counter", "windows", _CHECK, "Windows that could not be checked: too few rows, NaN."
+        "rl_drift_alarm",
+        "gauge",
+        "0 or 1",
+        _CHECK,
+        "1 while the last window raises an alarm.",
+        needs=_REFERENCE,
+    ),
+    Signal(
+        "rl_drift_alarms_total",
+        "counter",
+        "windows",
+        _CHECK,
+        "Windows that raised an alarm.",
+        needs=_REFERENCE,
+    ),
+    Signal(
+        "rl_drift_windows_total",
+        "counter",
+        "windows",
+        _CHECK,
+        "Windows that were checked.",
+        needs=_REFERENCE,
+    ),
+    Signal(
+        "rl_drift_failures_total",
+        "counter",
+        "windows",
+        _CHECK,
+        "Windows that could not be checked: too few rows, NaN.",
+        needs=_REFERENCE,
     ),
     Signal(
         "rl_label_overflow_total",
@@ -273,6 +491,7 @@ CATALOGUE: tuple[Signal, ...] = (
         "observations",
         ("signal", "label"),
         "Observations whose label value came after the bound was reached and is shown as other.",
+        needs="more than 64 values of a label",
     ),
 )
 
@@ -300,7 +519,7 @@ def signals_table(signals: tuple[Signal, ...] = CATALOGUE) -> str:
     lines = ["| name | kind | what it is | unit | labels | written by |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [
         f"| `{signal.name}` | {signal.kind} | {signal.help} | {signal.unit} "
-        f"| {', '.join(f'`{label}`' for label in signal.labels) or 'none'} | {signal.source} |"
+        f"| {', '.join(f'`{label}`' for label in signal.labels) or 'none'} | {signal.written_by} |"
         for signal in signals
     ]
     return "\n".join(lines) + "\n"

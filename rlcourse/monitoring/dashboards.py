@@ -5,11 +5,13 @@ is the task going well, is the policy itself, is it safe, is the service.
 
 ::
 
-    row 1   return against the baseline's floor · success · episodes by end · cost
-    row 2   actions · entropy · drift
-    row 3   safety violations · human overrides
-    row 4   latency · fallbacks by reason · refusals · breakers · decision log
-    row 5   error budgets
+    Task       return against the baseline's floor · success · episodes by end · cost
+    Policy     actions · entropy · drift
+    Safety     violations · human overrides
+    Service    targets · latency · requests · fallbacks · refusals · breakers · decision log
+    Promises   error budgets, by the windows in which they burn
+
+Where an alert compares a signal with a limit, the signal's panel has that limit as a line. It is read from the rule.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ except ModuleNotFoundError as error:
         f"Dashboards need {error.name}, which is not installed.", mend="pip install 'rlcourse[monitor]'"
     ) from error
 
-from rlcourse.monitoring.alerts import slos
+from rlcourse.monitoring.alerts import entropy_limit, rule_groups, slos
 from rlcourse.monitoring.limits import Limits
-from rlcourse.monitoring.promql import duration
+from rlcourse.monitoring.promql import COMPARISONS, Binary, Expression, Number, duration
+from rlcourse.monitoring.rules import Alert
 from rlcourse.monitoring.slo import BURNS
 
 GRID = 24
@@ -66,8 +69,8 @@ class Panel:
     """Each with its legend; ``{{label}}`` is filled in by Grafana."""
     unit: str = "short"
     """Grafana's name for it: s, percentunit, reqps, short."""
-    limit: float | None = None
-    """Drawn as a line."""
+    limits: tuple[float, ...] = ()
+    """Where alerts fire, from the lowest; drawn as lines."""
     width: int = 8
 
 
@@ -81,7 +84,7 @@ class Row:
 
 def rows(limits: Limits) -> tuple[Row, ...]:
     """What is shown. Windows and limits are those of the alerts."""
-    window = duration(limits.window_s)
+    window, of = duration(limits.window_s), _limits_by_alert(limits)
     who, version = "sum by (policy, version)", "{{policy}} {{version}}"
     task = (
         Panel(
@@ -129,22 +132,33 @@ def rows(limits: Limits) -> tuple[Row, ...]:
                 (f"sum by (policy, action) (rate(rl_actions_total{{{POLICY}}}[{window}]))", "{{policy}} {{action}}"),
             ),
             unit="reqps",
+            width=6,
         ),
         Panel(
             title="Entropy",
-            says="Variety of the policy's choices, beside half of its mean over the last day.",
+            says="Variety of the policy's choices, in nats, and the limit that its mean over the last day sets.",
             queries=(
                 (f"rl_policy_entropy_nats{{{POLICY}}}", version),
-                (
-                    f"{limits.entropy_share} * avg_over_time(rl_policy_entropy_nats{{{POLICY}}}[1d])",
-                    f"limit of {version}",
-                ),
+                (entropy_limit(limits, f"{{{POLICY}}}"), f"limit of {version}"),
             ),
+            limits=of["EntropyCollapse"],
+            width=6,
         ),
         Panel(
             title="Drift",
             says="1 while a check says that what the policy sees has changed.",
             queries=((f"max by (policy, check) (rl_drift_alarm{{{POLICY}}})", "{{policy}} {{check}}"),),
+            limits=of["DriftAlarm"],
+            width=6,
+        ),
+        Panel(
+            title="Drift not checked",
+            says="Windows an hour that could not be checked; above 0 it is not known whether anything has changed.",
+            queries=(
+                (f"sum by (policy, check) (increase(rl_drift_failures_total{{{POLICY}}}[1h]))", "{{policy}} {{check}}"),
+            ),
+            limits=of["DriftUnchecked"],
+            width=6,
         ),
     )
     safety = (
@@ -153,7 +167,7 @@ def rows(limits: Limits) -> tuple[Row, ...]:
             says="Share of the last steps; above the line somebody is woken.",
             queries=((f"rl_safety_violation_ratio{{{POLICY}}}", version),),
             unit="percentunit",
-            limit=limits.violation_share,
+            limits=of["SafetyViolations"],
         ),
         Panel(
             title="Violations by limit",
@@ -179,6 +193,12 @@ def rows(limits: Limits) -> tuple[Row, ...]:
     latency = ", ".join(("policy", "version", "le"))
     service = (
         Panel(
+            title="Targets",
+            says="1 for each program that answers when its numbers are asked for; 0 is an alert.",
+            queries=(("up", "{{job}} {{instance}}"),),
+            limits=of["TargetDown"],
+        ),
+        Panel(
             title="Decision latency",
             says="Half, 95 % and 99 % of the decisions are quicker than this.",
             queries=tuple(
@@ -190,24 +210,28 @@ def rows(limits: Limits) -> tuple[Row, ...]:
                 for share in (0.5, 0.95, 0.99)
             ),
             unit="s",
-            limit=limits.latency_s,
+            limits=of["LatencyP99High"],
         ),
         Panel(
             title="Requests",
-            says="Requests a second.",
+            says="Requests a second; 0 is noted, in case the plant should be running.",
             queries=((f"{who} (rate(rl_request_seconds_count{{{POLICY}}}[{window}]))", version),),
             unit="reqps",
+            limits=of["NoTraffic"],
         ),
         Panel(
-            title="Fallbacks by reason",
-            says="Decisions a second that were not the policy's own, by reason.",
+            title="Fallbacks",
+            says="Share of the decisions that were not the policy's own: all of them, and by reason.",
             queries=(
+                (f"policy:rl_decisions:fallback_share{{{POLICY}}}", "{{policy}} all"),
                 (
-                    f'sum by (policy, fallback) (rate(rl_decisions_total{{{POLICY}, fallback!="none"}}[{window}]))',
+                    f'sum by (policy, fallback) (rate(rl_decisions_total{{{POLICY}, fallback!="none"}}[{window}])) '
+                    f"/ on (policy) group_left () sum by (policy) (rate(rl_decisions_total{{{POLICY}}}[{window}]))",
                     "{{policy}} {{fallback}}",
                 ),
             ),
-            unit="reqps",
+            unit="percentunit",
+            limits=of["FallbackRateHigh"],
         ),
         Panel(
             title="Requests refused",
@@ -217,23 +241,44 @@ def rows(limits: Limits) -> tuple[Row, ...]:
         ),
         Panel(
             title="Breakers",
-            says="0 closed, 1 half open, 2 open.",
+            says="0 closed, 1 half open, 2 open; above 0 a version has failed again and again.",
             queries=((f"max by (policy, version) (rl_breaker_state{{{POLICY}}})", version),),
+            limits=of["BreakerOpen"],
         ),
         Panel(
             title="Decision log",
-            says="Lines in memory alone; while it fails they grow until they are lost.",
-            queries=(("rl_decision_log_waiting", "waiting {{instance}}"), ("rl_decision_log_failing", "failing")),
+            says="Lines in memory alone; while the disk takes nothing they grow until they are lost.",
+            queries=(("rl_decision_log_waiting", "waiting {{instance}}"),),
+        ),
+        Panel(
+            title="Decision log fails",
+            says="1 while the disk takes nothing.",
+            queries=(("max by (job, instance) (rl_decision_log_failing)", "{{job}} {{instance}}"),),
+            limits=of["DecisionLogFailing"],
+        ),
+        Panel(
+            title="Decision log loses",
+            says=f"Lines lost in {window}; above 0 some decisions can be neither judged nor learned from.",
+            queries=(
+                (
+                    f"sum by (job, instance) (increase(rl_decision_log_dropped_total[{window}]))",
+                    "{{job}} {{instance}}",
+                ),
+            ),
+            limits=of["DecisionLogLosing"],
         ),
     )
-    shortest = duration(min(burn.window_s for burn in BURNS))
+    burning = sorted({burn.window_s for burn in BURNS})
     budgets = tuple(
         Panel(
             title=f"Error budget: {slo.name}",
-            says=f"Share of bad {slo.events} in {shortest}. The line is the rate that spends a month's budget in a month.",
-            queries=((f'slo:rl_bad_events:share_{shortest}{{slo="{slo.name}"}}', "{{policy}}"),),
+            says=f"Share of bad {slo.events} by window. Each window has a limit, the shortest window the highest.",
+            queries=tuple(
+                (f'{slo.recording(window_s).name}{{slo="{slo.name}"}}', f"{{{{policy}}}} {duration(window_s)}")
+                for window_s in burning
+            ),
             unit="percentunit",
-            limit=slo.budget,
+            limits=of[f"ErrorBudgetBurnSlow {slo.name}"] + of[f"ErrorBudgetBurnFast {slo.name}"],
         )
         for slo in slos(limits)
     )
@@ -255,6 +300,26 @@ def expressions(content: dict[str, Any]) -> Iterator[str]:
     """Every query in a dashboard's JSON."""
     for panel in content["panels"]:
         yield from (target["expr"] for target in panel.get("targets", ()))
+
+
+def limits_of(tree: Expression) -> tuple[float, ...]:
+    """The numbers that an alert's query compares its signals with, from the lowest.
+
+    What stands behind ``and`` is a condition under which the signal says something (enough requests, say), not its limit.
+    """
+    match tree:
+        case Binary(op="and"):
+            return limits_of(tree.left)
+        case Binary(op="or"):
+            return tuple(sorted({*limits_of(tree.left), *limits_of(tree.right)}))
+        case Binary(op=op, right=Number(value)) if op in COMPARISONS:
+            return (value,)
+    return ()
+
+
+def _limits_by_alert(limits: Limits) -> dict[str, tuple[float, ...]]:
+    alerts = [rule for group in rule_groups(limits) for rule in group.rules if isinstance(rule, Alert)]
+    return {f"{rule.name} {rule.labels.get('slo', '')}".rstrip(): limits_of(rule.tree) for rule in alerts}
 
 
 def _dashboard(limits: Limits) -> boards.Dashboard:
@@ -305,8 +370,8 @@ def _panel(panel: Panel, source: DataSourceRef) -> timeseries.Panel:
     )
     for number, (query, name) in enumerate(panel.queries):
         built.with_target(prometheus.Dataquery().expr(query).legend_format(name).ref_id(chr(ord("A") + number)))
-    if panel.limit is not None:
-        steps = [Threshold(value=None, color="green"), Threshold(value=panel.limit, color="red")]
+    if panel.limits:
+        steps = [Threshold(value=None, color="green"), *(Threshold(value=one, color="red") for one in panel.limits)]
         built.thresholds(boards.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
         built.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.LINE))
     return built

@@ -12,7 +12,7 @@ part of PromQL in :mod:`~rlcourse.monitoring.promql`. A contract test holds it t
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlcourse.monitoring.evaluation import evaluate
@@ -48,16 +48,26 @@ class Evaluator:
 
     Args:
         groups: what to run; a group's own interval is ignored, all are run at each :meth:`evaluate`.
-        max_series: series to remember, of the metrics that the rules read.
+        also: metrics to keep beside those that the rules read, for whoever asks (:mod:`rlcourse.monitoring.query_api`).
+        retention_s: how long samples are kept at least; the rules' own ranges may ask for more.
+        max_series: series to remember, of all these metrics.
     """
 
-    def __init__(self, groups: Sequence[RuleGroup], *, max_series: int = 2000) -> None:
+    def __init__(
+        self,
+        groups: Sequence[RuleGroup],
+        *,
+        also: Iterable[str] = (),
+        retention_s: float = LOOKBACK_S,
+        max_series: int = 2000,
+    ) -> None:
         self.groups = tuple(groups)
         self._rules: list[tuple[Rule, Expression]] = [(rule, rule.tree) for group in groups for rule in group.rules]
         read = [selector for _, tree in self._rules for selector in selectors(tree)]
-        self.names = frozenset(selector.name for selector in read)
-        """The metrics that the rules read; samples of others need not be kept."""
-        self.samples = Samples(max([LOOKBACK_S, *(selector.range_s or 0.0 for selector in read)]), max_series)
+        self.names = frozenset(selector.name for selector in read).union(also)
+        """The metrics whose samples are to be kept."""
+        ranges = (selector.range_s or 0.0 for selector in read)
+        self.samples = Samples(max([LOOKBACK_S, retention_s, *ranges]), max_series)
         self._active: dict[int, dict[Labels, ActiveAlert]] = {}
         self._recorded: dict[int, set[Labels]] = {}
 

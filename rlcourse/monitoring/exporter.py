@@ -79,7 +79,7 @@ class Buckets:
 class Exporter(Collector):
     """Everything that the monitor writes, given to ``registry``.
 
-    Signals that the service writes itself are refused: two writers of one series would overwrite each other.
+    Signals that the service or training writes are refused: two writers of one series would overwrite each other.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, config: ExporterConfig | None = None) -> None:
@@ -120,7 +120,7 @@ class Exporter(Collector):
         self.cell(name, **labels).add(amount)
 
     def set(self, name: str, value: float, /, **labels: str) -> None:
-        """Set a gauge. Infinity is a value (a threshold that was never reached), NaN is none.
+        """Set a gauge. Infinity is a value (the end of an interval that has none), NaN is none.
 
         Raises:
             ConfigError: see :meth:`cell`; or it is a counter.
@@ -234,7 +234,7 @@ class Exporter(Collector):
     def _signal(self, name: str, kinds: tuple[Kind, ...]) -> Signal:
         signal = signal_named(name)
         if name not in self._signals:
-            raise ConfigError(f"{name} is written by the service.", mend="Leave it to rlcourse.serving.metrics.")
+            raise ConfigError(f"{name} is written by another program.", mend=f"Leave it to {signal.written_by}.")
         if signal.kind not in kinds:
             raise ConfigError(f"{name} is a {signal.kind}.", mend="count a counter, set a gauge, observe a histogram.")
         return signal

@@ -42,6 +42,9 @@ class Limits:
     min_requests: int = 125
     """So many must lie in the window before the slowest 1 % of them says anything: below 100, a single slow one is more.
     The rest is for scrapes: a window of five minutes that is scraped every minute has seen four of them."""
+    min_bad_events: int = 3
+    """So many requests must have gone wrong in the long window of an error budget before anybody is told that it burns: one
+    that fails at night, alone, is 100 %. Raising it forgives more where traffic is thin, and tells later there."""
     violation_share: float = 0.01
     """Of the last steps may end outside a safety limit."""
     window_s: float = 300.0
@@ -70,7 +73,7 @@ class Limits:
                 mend="Use a number above 0, or none.",
             )
         if (
-            min(self.min_episodes, self.min_decisions, self.min_requests) < 1
+            min(self.min_episodes, self.min_decisions, self.min_requests, self.min_bad_events) < 1
             or self.window_s <= 0.0
             or self.hold_s < 0.0
         ):

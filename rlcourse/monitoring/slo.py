@@ -10,6 +10,10 @@ At a burn rate of 1 the budget lasts exactly the period; an alert asks when a st
 not enough: a long one alone goes on firing long after the repair, a short one alone fires at every spike. So both must
 burn, and the short one is a twelfth of the long one.
 
+At night one request may be all there is, and if it fails the share is 100 %. So an alert takes a least number of bad events
+in its long window, and with it at least as many requests. (A least number of requests of any kind would do for the lone
+failure, and would also keep quiet while *all* of a few requests fail.)
+
 ::
 
     share of the budget, in      1 h      6 h     1 d      3 d
@@ -48,14 +52,20 @@ class Slo:
     """What is counted: "requests"."""
     bad_share: str
     """The share of bad events as a query, with ``[WINDOW]`` where its window goes."""
+    bad_count: str
+    """Their number in the window, as a query with the same labels."""
+    least_bad: int = 3
+    """So many bad events in the long window before anybody is told. Raising it forgives more where traffic is thin."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.objective < 1.0:
             raise ConfigError(
                 f"The objective of {self.name} is {self.objective}.", mend="Promise a share between 0 and 1."
             )
-        if f"[{WINDOW}]" not in self.bad_share:
-            raise ConfigError(f"The query of {self.name} has no [{WINDOW}].", mend="Write it into every rate.")
+        if any(f"[{WINDOW}]" not in query for query in (self.bad_share, self.bad_count)):
+            raise ConfigError(f"A query of {self.name} has no [{WINDOW}].", mend="Write it into every rate.")
+        if self.least_bad < 1:
+            raise ConfigError(f"{self.name} alerts on {self.least_bad} bad events.", mend="Use 1 or more.")
 
     @property
     def budget(self) -> float:
@@ -67,6 +77,13 @@ class Slo:
         window = duration(window_s)
         return Recording(
             f"slo:rl_bad_events:share_{window}", self.bad_share.replace(WINDOW, window), {"slo": self.name}
+        )
+
+    def counting(self, window_s: float) -> Recording:
+        """The number of bad events in a window, as a series."""
+        window = duration(window_s)
+        return Recording(
+            f"slo:rl_bad_events:count_{window}", self.bad_count.replace(WINDOW, window), {"slo": self.name}
         )
 
 
@@ -98,7 +115,9 @@ BURNS = (
 
 
 def burn_condition(slo: Slo, burns: Sequence[Burn]) -> str:
-    """A query that is answered while any of the burns goes on, in its long window and in its short one."""
+    """A query that is answered while any of the burns goes on, in its long window and in its short one, and is no lone
+    failure.
+    """
     parts = []
     for burn in burns:
         limit = f"{burn.rate() * slo.budget:.10g}"
@@ -106,13 +125,15 @@ def burn_condition(slo: Slo, burns: Sequence[Burn]) -> str:
             f'slo:rl_bad_events:share_{duration(window_s)}{{slo="{slo.name}"}} > {limit}'
             for window_s in (burn.window_s, burn.short_s)
         )
-        parts.append(f"({long} and {short})")
+        enough = f'slo:rl_bad_events:count_{duration(burn.window_s)}{{slo="{slo.name}"}} >= {slo.least_bad}'
+        parts.append(f"({long} and {short} and {enough})")
     return " or ".join(parts)
 
 
 def slo_group(slo: Slo, burns: Sequence[Burn] = BURNS) -> RuleGroup:
     """Its shares of bad events over every window, and one alert for each severity."""
     windows = sorted({window for burn in burns for window in (burn.window_s, burn.short_s)})
+    long = sorted({burn.window_s for burn in burns})
     alerts = []
     for severity in Severity:
         mine = [burn for burn in burns if burn.severity is severity]
@@ -129,7 +150,7 @@ def slo_group(slo: Slo, burns: Sequence[Burn] = BURNS) -> RuleGroup:
                     labels={"slo": slo.name},
                 )
             )
-    return RuleGroup(f"rlcourse-slo-{slo.name}", (*map(slo.recording, windows), *alerts))
+    return RuleGroup(f"rlcourse-slo-{slo.name}", (*map(slo.recording, windows), *map(slo.counting, long), *alerts))
 
 
 def slo_document(slos: Sequence[Slo], groups: Sequence[RuleGroup], burns: Sequence[Burn] = BURNS) -> str:
@@ -160,7 +181,12 @@ def slo_document(slos: Sequence[Slo], groups: Sequence[RuleGroup], burns: Sequen
         f"| {burn.severity.value} | {', '.join(f'`{slo.name}` {_percent(burn.rate() * slo.budget)}' for slo in slos)} |"
         for burn in burns
     ]
-    lines += ["", "With little traffic a single bad event is a large share: an alert then says less than it seems to."]
+    least = ", ".join(f"`{slo.name}` {slo.least_bad}" for slo in slos)
+    lines += [
+        "",
+        "With little traffic a single bad event is a large share. So nobody is told of fewer bad events than these,",
+    ]
+    lines += [f"counted over the first of the two windows: {least}."]
     lines += ["", "## Every alert", "", "| alert | severity | after | first step | runbook |"]
     lines += ["| --- | --- | --- | --- | --- |"]
     seen = set()

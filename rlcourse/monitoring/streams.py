@@ -22,9 +22,9 @@ from typing import Literal
 import numpy as np
 
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
-from rlcourse.evaluation.statistics import Interval
+from rlcourse.evaluation.statistics import Interval, wilson_interval
 from rlcourse.experience.episodes import Episodes
-from rlcourse.monitoring.signals import Array, cost_per_hour, mean_interval, return_on_investment, wilson_interval
+from rlcourse.monitoring.signals import Array, cost_per_hour, mean_interval, return_on_investment
 
 End = Literal["terminated", "truncated", "abandoned"]
 
@@ -49,6 +49,7 @@ class Window:
         self._width = width
         self._rows: deque[tuple[float, ...]] = deque(maxlen=capacity)
         self.seen = 0
+        self._mean = 0, math.nan  # as it was when so many had come
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -79,8 +80,14 @@ class Window:
         return np.array(self._rows, np.float64)
 
     def mean(self) -> float:
-        """Of the first column."""
-        return float(self.rows[:, 0].mean())
+        """Of the first column; looked at again and again, it is computed once for each change.
+
+        Raises:
+            DatasetInvalidError: nothing has come yet.
+        """
+        if self._mean[0] != self.seen or not self._rows:
+            self._mean = self.seen, float(self.rows[:, 0].mean())
+        return self._mean[1]
 
 
 @dataclass(slots=True)
@@ -228,20 +235,24 @@ class PolicyStream:
         self._episodes = Window(episodes, 2)  # return, succeeded
         self._costs = Window(episodes, 2)  # ours, baseline's
         self._violations, self._money = Window(steps), Window(steps, 2)  # euros, hours
-        self._decisions = Window(steps, 2)  # entropy, explored
+        self._entropies, self._explored = Window(steps), Window(steps)
 
     def episode(self, record: EpisodeRecord) -> None:
         """An episode was counted."""
         self._episodes.push(record.total, float(record.succeeded and record.end != "abandoned"))
 
-    def step(self, *, euros: float, hours: float, violated: bool) -> None:
-        """A step of the plant."""
-        self._money.push(euros, hours)
-        self._violations.push(float(violated))
+    def step(self, *, euros: float | None = None, hours: float | None = None, violated: bool | None = None) -> None:
+        """A step of the plant. What is not known is left out; money counts where the time is known, too."""
+        if euros is not None and hours is not None:
+            self._money.push(euros, hours)
+        if violated is not None:
+            self._violations.push(float(violated))
 
-    def decision(self, entropy_nats: float, *, explored: bool) -> None:
+    def decision(self, entropy_nats: float | None = None, *, explored: bool) -> None:
         """A decision; ``explored``: its action was not the policy's likeliest."""
-        self._decisions.push(entropy_nats, float(explored))
+        if entropy_nats is not None:
+            self._entropies.push(entropy_nats)
+        self._explored.push(float(explored))
 
     def compared(self, euros: float, baseline_euros: float) -> None:
         """What the same day cost under the policy and would have cost under the safe baseline."""
@@ -271,11 +282,12 @@ class PolicyStream:
             found["rl_success_ratio_low"], found["rl_success_ratio_high"] = success.low, success.high
         if len(self._violations):
             found["rl_safety_violation_ratio"] = self._violations.mean()
-            if self._money.rows[:, 1].sum() > 0.0:
-                found["rl_cost_euros_per_hour"] = cost_per_hour(*self._money.rows.T)
-        if len(self._decisions):
-            entropy, explored = self._decisions.rows.mean(axis=0)
-            found["rl_policy_entropy_nats"], found["rl_exploration_ratio"] = float(entropy), float(explored)
+        if len(self._money) and self._money.rows[:, 1].sum() > 0.0:
+            found["rl_cost_euros_per_hour"] = cost_per_hour(*self._money.rows.T)
+        if len(self._entropies):
+            found["rl_policy_entropy_nats"] = self._entropies.mean()
+        if len(self._explored):
+            found["rl_exploration_ratio"] = self._explored.mean()
         if len(self._costs) > 1:
             try:
                 roi = self.roi()

@@ -16,14 +16,14 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from rlcourse.errors import ServerError
 from rlcourse.monitoring.embedded import ActiveAlert, Evaluator, State
 from rlcourse.monitoring.rules import RuleGroup
-from rlcourse.monitoring.samples import NAME, Labels, labels_of
+from rlcourse.monitoring.samples import LOOKBACK_S, NAME, Labels, labels_of
 from rlcourse.monitoring.scraping import Scraped, Target, scrape
 
 Fetch = Callable[[Target], Sequence[Scraped]]
@@ -40,6 +40,8 @@ class Watch:
         groups: the rules.
         fetch: how; raises :class:`~rlcourse.errors.ServerError` when it fails.
         tell: is given each alert once when it fires and once when it resolves.
+        also: metrics to keep beside those that the rules read.
+        retention_s: how long at least.
         max_series: of all targets together; more end the watch with a :class:`~rlcourse.errors.ServerError`, so that memory is
             bounded and nobody takes half a picture for the whole.
     """
@@ -52,9 +54,14 @@ class Watch:
         tell: Tell,
         fetch: Fetch | None = None,
         timeout_s: float = 2.0,
+        also: Iterable[str] = (),
+        retention_s: float = LOOKBACK_S,
         max_series: int = 2000,
     ) -> None:
-        self.targets, self.evaluator = tuple(targets), Evaluator(groups, max_series=max_series)
+        self.targets = tuple(targets)
+        self.evaluator = Evaluator(groups, also=also, retention_s=retention_s, max_series=max_series)
+        self.lock = threading.Lock()
+        """Held while samples and alerts change; whoever reads them from another thread takes it."""
         self._fetch = fetch or (lambda target: scrape(target, timeout_s))
         self._tell = tell
         self._shown: dict[Target, set[Labels]] = {}
@@ -64,7 +71,9 @@ class Watch:
         """Scrape every target once, then evaluate every rule."""
         for target in self.targets:
             self._scrape(target, now_s)
-        for alert in self.evaluator.evaluate(now_s):
+        with self.lock:
+            alerts = self.evaluator.evaluate(now_s)
+        for alert in alerts:
             key = (alert.name, labels_of(alert.labels))
             if alert.state is State.FIRING and key not in self._firing:
                 self._firing.add(key)
@@ -86,12 +95,15 @@ class Watch:
             stop.wait(following - time.monotonic())
 
     def _scrape(self, target: Target, now_s: float) -> None:
-        samples = self.evaluator.samples
         try:
             found, alive = self._fetch(target), 1.0
         except ServerError:
             found, alive = (), 0.0
-        shown = set()
+        with self.lock:
+            self._keep(target, found, alive, now_s)
+
+    def _keep(self, target: Target, found: Sequence[Scraped], alive: float, now_s: float) -> None:
+        samples, shown = self.evaluator.samples, set()
         for one in found:
             if one.name in self.evaluator.names:
                 labels = labels_of({**one.labels, **target.labels, NAME: one.name})

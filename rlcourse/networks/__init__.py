@@ -32,6 +32,7 @@ from rlcourse.networks.policies import (
     imitating_policy,
     sample_actions,
 )
+from rlcourse.networks.program import Program
 from rlcourse.networks.recurrent import RecurrentActorCritic, RecurrentCategoricalPolicy
 from rlcourse.networks.targets import frozen_copy, polyak_update_
 
@@ -50,6 +51,7 @@ __all__ = [
     "LogitsNetwork",
     "MLPNetwork",
     "Normaliser",
+    "Program",
     "QNetwork",
     "RecurrentActorCritic",
     "RecurrentCategoricalPolicy",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rlcourse.errors import ConfigError
 from rlcourse.networks.optimisers import adam, anneal_, clip_gradients_, restore_
+from rlcourse.networks.program import Program
 
 TOGETHER = 4
 """Steps in one graph when several are due. Entering a graph takes about as long as a small network's step; compiling one
@@ -51,7 +51,7 @@ class Descent:
         self.maximum_gradient = maximum_gradient
         self.follow = follow
         self._taken = 0  # steps, in graphs alone: a plain optimiser counts by itself
-        self._compiled = self._compile() if compiled else None
+        self._compiled = Program(self._descend) if compiled else None
 
     def step(self, *inputs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step; returns the gradient's length before the cap (0 where there is no cap) and what the loss kept."""
@@ -91,13 +91,28 @@ class Descent:
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's; plain and compiled steps read each other's."""
+        if self._compiled is not None:
+            for moments in self.optimiser.state.values():
+                moments["step"].fill_(self._taken)  # graphs do not count
         return self.optimiser.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
+        if self._compiled is None:
+            restore_(self.optimiser, state)
+            return
+        self._begin_moments()
+        met, rates = dict(self.optimiser.state), [group["lr"] for group in self.optimiser.param_groups]
         restore_(self.optimiser, state)
-        steps = [int(moments["step"]) for moments in self.optimiser.state.values()]
-        self._taken = max(steps, default=0)
+        # torch puts other tensors in their place; a program goes on with those that it met.
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate.copy_(group["lr"])
+        for weight, moments in met.items():
+            loaded = self.optimiser.state.get(weight)
+            for name, tensor in moments.items():
+                tensor.copy_(loaded[name]) if loaded else tensor.zero_()
+            self.optimiser.state[weight] = moments
+        self._taken = max(int(moments["step"]) for moments in met.values())
 
     def _graph(self, inputs: list[tuple[Any, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
         assert self._compiled is not None
@@ -110,29 +125,22 @@ class Descent:
             numbers += [1.0 / (1.0 - beta_one**self._taken), (1.0 - beta_two**self._taken) ** -0.5]
         return self._compiled(torch.tensor(numbers).unbind(), inputs)
 
-    def _compile(self) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
-        def steps(corrections: tuple[Tensor, ...], inputs: list[tuple[Any, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
-            for number, each in enumerate(inputs):
-                loss, kept = self.loss(*each)
-                gradients = torch.autograd.grad(loss, self.weights)
-                with torch.no_grad():
-                    length = loss.new_zeros(())
-                    if self.maximum_gradient is not None:
-                        length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-                        shrink = (self.maximum_gradient / (length + 1e-6)).clamp(max=1.0)
-                        gradients = tuple(gradient * shrink for gradient in gradients)
-                    self._adam(gradients, *corrections[2 * number : 2 * number + 2])
-                    if self.follow is not None:
-                        self.follow()
-            return length, kept
-
-        # The compiler counts versions by code object and gives up after eight; a ninth learner deserves its own count.
-        own = FunctionType(steps.__code__.replace(), steps.__globals__, steps.__name__, None, steps.__closure__)
-        compiled: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = torch.compile(
-            own, fullgraph=True, options={"cpp_wrapper": True}
-        )
-        torch._dynamo.config.trace_autograd_ops = True  # lets the compiler follow autograd.grad
-        return compiled
+    def _descend(
+        self, corrections: tuple[Tensor, ...], inputs: list[tuple[Any, ...]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        for number, each in enumerate(inputs):
+            loss, kept = self.loss(*each)
+            gradients = torch.autograd.grad(loss, self.weights)
+            with torch.no_grad():
+                length = loss.new_zeros(())
+                if self.maximum_gradient is not None:
+                    length = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+                    shrink = (self.maximum_gradient / (length + 1e-6)).clamp(max=1.0)
+                    gradients = tuple(gradient * shrink for gradient in gradients)
+                self._adam(gradients, *corrections[2 * number : 2 * number + 2])
+                if self.follow is not None:
+                    self.follow()
+        return length, kept
 
     def _adam(self, gradients: tuple[Tensor, ...], size: Tensor, spread: Tensor) -> None:
         # Kingma and Ba (2015), algorithm 1, on the moments of torch's own optimiser.
@@ -140,7 +148,6 @@ class Descent:
         beta_one, beta_two = group["betas"]
         for weight, gradient in zip(self.weights, gradients, strict=True):
             state = self.optimiser.state[weight]
-            state["step"].add_(1.0)
             first = state["exp_avg"].lerp_(gradient, 1.0 - beta_one)
             second = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - beta_two)
             weight.sub_(group["lr"] * size * first / (second.sqrt() * spread + self.epsilon))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlcourse.networks.program import tracing
 from rlcourse.objectives.values import taken
 from rlcourse.vocabulary import ContinuousActions, DiscreteActions, TaskSpec
 
@@ -25,7 +26,7 @@ class Tanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        if x.numel() < SMALL or x.device.type != "cpu":
+        if x.numel() < SMALL or x.device.type != "cpu" or tracing():  # a program has its own
             return x.tanh()
         y: Tensor = _TanhByLogistic.apply(x)  # type: ignore[no-untyped-call]
         return y

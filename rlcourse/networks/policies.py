@@ -17,7 +17,7 @@ from rlcourse.objectives.policies import (
     negative_log_likelihood,
     squashing_correction,
 )
-from rlcourse.vocabulary import ContinuousActions, DiscreteActions, DiscretePolicy, Rollout, TaskSpec
+from rlcourse.vocabulary import ActionSpace, ContinuousActions, DiscreteActions, DiscretePolicy, Rollout, TaskSpec
 
 Head = Callable[[Tensor], Tensor]
 """``(B, D)`` observations to ``(B, A)`` logits or values."""
@@ -51,6 +51,22 @@ class CategoricalPolicy:
         if greedy:
             return self.logits(obs).argmax(-1)
         return sample_actions(self.probabilities(obs), generator)
+
+    @staticmethod
+    def noise(actions: ActionSpace, num_steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """``(T, N, A)`` exponential numbers: with them :meth:`act_by` does what ``T`` calls of :meth:`act` would do."""
+        noise = torch.empty(num_steps, num_envs, actions.count, device=generator.device)
+        for each in noise:
+            each.exponential_(generator=generator)
+        return noise
+
+    @torch.no_grad()
+    def act_by(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, A)`` to ``(B,)`` int64; nothing in here is random, so it can be compiled.
+
+        Each probability is divided by its number, and the largest wins: torch's own way to draw one of them.
+        """
+        return (self.probabilities(obs) / noise).argmax(-1)
 
     @torch.no_grad()
     def act_within(
@@ -112,6 +128,19 @@ class GaussianPolicy:
             return mean.clamp(self.actions.low, self.actions.high)
         noise = torch.empty_like(mean).normal_(generator=generator)
         return mean + self.log_std.exp() * noise
+
+    @staticmethod
+    def noise(actions: ContinuousActions, num_steps: int, num_envs: int, generator: torch.Generator) -> Tensor:
+        """``(T, N, K)`` standard normal numbers: with them :meth:`act_by` does what ``T`` calls of :meth:`act` would."""
+        noise = torch.empty(num_steps, num_envs, actions.size, device=generator.device)
+        for each in noise:
+            each.normal_(generator=generator)
+        return noise
+
+    @torch.no_grad()
+    def act_by(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """``(B, D)`` and ``(B, K)`` to ``(B, K)``; nothing in here is random, so it can be compiled."""
+        return self.mean(obs) + self.log_std.exp() * noise
 
     @torch.no_grad()
     def log_probability(self, rollout: Rollout) -> Tensor:

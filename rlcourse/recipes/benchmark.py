@@ -15,6 +15,7 @@ from typing import Any
 from rlcourse.devices import resolve_device, torch_threads
 from rlcourse.environments import check_known, make
 from rlcourse.errors import ConfigError, UnknownAlgorithmError, UnknownEnvironmentError
+from rlcourse.evaluation.solved import solved_return
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.benchmark_report import describe, readable
@@ -25,11 +26,11 @@ from rlcourse.training.online import BASELINES, ONLINE_ALGORITHMS, online_settin
 from rlcourse.training.runs import TrainingRun
 from rlcourse.training.scripted import scripted_policy
 from rlcourse.training.trackers import make_tracker
-from rlcourse.vocabulary import ContinuousActions
+from rlcourse.vocabulary import ContinuousActions, Tracker
 
 SB3 = "sb3-"
 ALGORITHMS = (*ONLINE_ALGORITHMS, "sb3-ppo", "sb3-dqn", "sb3-sac")
-ONE_RUN_TRACKERS = ("csv", "tensorboard")
+ONE_RUN_TRACKERS = ("csv", "tensorboard", "prometheus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class Benchmark(Common):
     plot: Path | None = None
     """Draw learning curves, profile and intervals to this file (.png, .svg or .pdf)."""
     tracker: str | None = None
-    """Where metrics go while training, for example csv:runs/{run}.csv or mlflow; {run} becomes a trial's name."""
+    """Where metrics go while training, for example csv:runs/{run}.csv, mlflow or prometheus:runs/{run}.prom; {run} becomes
+    a trial's name. With --jobs 1 also prometheus:PORT."""
 
     def __post_init__(self) -> None:
         for what, names in (("environments", self.env), ("algorithms", self.algorithms)):
@@ -76,8 +78,14 @@ class Benchmark(Common):
         if self.baseline is not None and self.baseline not in self.algorithms:
             raise ConfigError(f"The baseline {self.baseline!r} does not run.", mend="Name it among the --algorithms.")
         for word in (self.tracker or "").split(","):
-            if word.partition(":")[0].strip() in ONE_RUN_TRACKERS and "{run}" not in word:
-                raise ConfigError(f"{word!r} holds one run, and there are many.", mend=f"Write {word}/{{run}}.")
+            kind, _, where = word.partition(":")
+            if kind.strip() == "prometheus" and where.strip().isdecimal():
+                if self.jobs != 1:
+                    raise ConfigError(f"{word!r} is one port, and trials run side by side.", mend="Add --jobs 1.")
+                continue
+            if kind.strip() in ONE_RUN_TRACKERS and "{run}" not in word:
+                place = f"{word.removesuffix('.prom')}/{{run}}{'.prom' if kind.strip() == 'prometheus' else ''}"
+                raise ConfigError(f"{word!r} holds one run, and there are many.", mend=f"Write {place}.")
 
 
 @dataclass(frozen=True)
@@ -140,10 +148,9 @@ def execute(trial: Trial) -> None:
     """Train, and leave the folder of a finished trial."""
     if trial.module:
         importlib.import_module(trial.module)
-    run_name = trial.name
     with (
         torch_threads(1),
-        closing(make_tracker((trial.tracker or "null").replace("{run}", run_name), run=run_name)) as to,
+        closing(tracker_of(trial)) as to,
     ):
         seeds, steps = Seeds(trial.seed), trial.num_steps
         if trial.algorithm.startswith(SB3):
@@ -170,6 +177,12 @@ def execute(trial: Trial) -> None:
             )
     with atomic_directory(trial.folder) as part:
         write_json(part / RESULT, plain({**result_row(trial, outcome), **_circumstances(trial)}))
+
+
+def tracker_of(trial: Trial) -> Tracker:
+    """Where a trial's metrics go."""
+    words = (trial.tracker or "null").replace("{run}", trial.name)
+    return make_tracker(words, run=trial.name, threshold=solved_return(trial.env))
 
 
 def result_row(trial: Trial, outcome: TrainingRun) -> dict[str, Any]:

@@ -45,6 +45,13 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("release", "rollback"): ("rlcourse.recipes.release:Rollback", "go back at once"),
     ("release", "kill"): ("rlcourse.recipes.release:Kill", "go back at once and let nothing move"),
     ("release", "audit"): ("rlcourse.recipes.release:Audit", "show who did what, when and why"),
+    ("release", "shadow"): ("rlcourse.recipes.release_shadow:Shadow", "show what a shadow would have done"),
+    ("release", "apprentice"): (
+        "rlcourse.recipes.release_apprentice:Tell",
+        "show the autonomy that a policy has earned",
+    ),
+    ("release", "ab"): ("rlcourse.recipes.release_ab:Ab", "compare two versions: read once, and looked at daily"),
+    ("release", "manifest"): ("rlcourse.recipes.release_manifest:Manifest", "write what Kubernetes is told"),
     ("release", "simulate"): ("rlcourse.recipes.release_simulate:Simulate", "learn how often gates are wrong"),
     ("check",): ("rlcourse.recipes.check:Check", "check your answers to exercises"),
     ("grade",): ("rlcourse.recipes.grade:Grade", "grade a folder of submissions"),

@@ -21,8 +21,11 @@ from rlcourse.monitoring import promtool
 from rlcourse.monitoring.alert_cases import alert_cases
 from rlcourse.monitoring.alerting import AlertingConfig, PagerDuty, Slack, Webhook, alertmanager_file
 from rlcourse.monitoring.alerts import rule_groups, slos
+from rlcourse.monitoring.catalogue import signals_table
 from rlcourse.monitoring.embedded import ActiveAlert, State
+from rlcourse.monitoring.exposing import Pages
 from rlcourse.monitoring.limits import Baseline, Limits
+from rlcourse.monitoring.query_api import QueryApi
 from rlcourse.monitoring.replay import failures
 from rlcourse.monitoring.rule_cases import case_files
 from rlcourse.monitoring.rules import RuleGroup, rule_file
@@ -31,8 +34,10 @@ from rlcourse.monitoring.slo import slo_document
 from rlcourse.monitoring.stack import ALERTMANAGER, PROMETHEUS, RULES, Stack, StackConfig, prometheus_file
 from rlcourse.monitoring.watch import Watch, WebhookSender
 from rlcourse.recipes.common import NO_PREFIX, Common, report, say, show_result, write_report
+from rlcourse.release.adapters.prometheus import SERIES
 
-DASHBOARD, PROMISES = "dashboard.json", "slo.md"
+DAY_S = 86_400.0
+DASHBOARD, PROMISES, SIGNALS = "dashboard.json", "slo.md", "signals.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ class Monitoring(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Render(Monitoring):
-    """Write the rules, their unit tests, Alertmanager's routing, the dashboard and the promises as files.
+    """Write the rules, their unit tests, Alertmanager's routing, the dashboard, the promises and the list of signals as files.
 
     The files are for a Prometheus, an Alertmanager and a Grafana of your own. promtool and amtool check them where they
     are installed. Unit tests are written for the default limits, which are what they are about.
@@ -118,7 +123,8 @@ class Up(Monitoring):
     """Watch a running service with Prometheus and Alertmanager, until Ctrl-C or SIGTERM.
 
     Both listen on 127.0.0.1 and end with this command. Where they are not installed an embedded evaluator runs the same
-    rules in this process; it has no history beyond this run, no pages to look at, and sends to webhooks alone.
+    rules in this process. It has no history beyond this run and no pages to look at, and sends to webhooks alone. On
+    Prometheus' port it answers what rlcourse release step --prometheus asks, and no more.
 
     The service counts what it answers; what came of it is counted by rlcourse monitor follow, to be named beside it.
 
@@ -168,6 +174,7 @@ def files_of(config: Monitoring) -> dict[str, str]:
         PROMETHEUS: prometheus_file(config.stack, config.watched),
         ALERTMANAGER: alertmanager_file(config.alerting),
         PROMISES: slo_document(slos(config.limits), groups),
+        SIGNALS: f"# Signals, and who writes them\n\n{signals_table()}",
     }
     if isinstance(config, Render):  # nobody looks at Grafana while the stack runs
         from rlcourse.monitoring.dashboards import dashboard_file
@@ -247,13 +254,17 @@ def _embedded(config: Up) -> None:
         say(f"{state} {alert.name} ({alert.labels['severity']}): {alert.annotations['summary']}")
         sender.send(alert, time.time())
 
-    watch = Watch(config.watched, config.groups, tell=tell)
-    say("rules are evaluated by the embedded evaluator")
-    say(f"ready: every {config.stack.scrape_interval_s:g} s, {len(config.watched)} targets")
-    try:
-        watch.run(config.stack.scrape_interval_s, threading.Event(), after=sender.flush)
-    except KeyboardInterrupt:
-        say("stopping")
+    watch = Watch(
+        config.watched, config.groups, tell=tell, also=SERIES, retention_s=config.stack.retention_days * DAY_S
+    )
+    with Pages(QueryApi(watch.evaluator, watch.lock).pages(), config.stack.port) as pages:
+        say("rules are evaluated by the embedded evaluator")
+        every = f"every {config.stack.scrape_interval_s:g} s, {len(config.watched)} targets"
+        say(f"ready: http://{pages.address} (for rlcourse release step --prometheus; {every})")
+        try:
+            watch.run(config.stack.scrape_interval_s, threading.Event(), after=sender.flush)
+        except KeyboardInterrupt:
+            say("stopping")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -38,6 +39,7 @@ class Follow(Common):
     """Follow a decision log while it grows, and show what its decisions led to at http://127.0.0.1:PORT/metrics.
 
     Returns, lengths and success of episodes, actions, rewards that are awaited or never came, drift against a reference;
+    costs, safety violations and overrides where rewards name them (cost, violations, executed in POST /v1/rewards);
     for the gate of a release, returns by day and version at /returns. Goes on where it stopped; ends with Ctrl-C or SIGTERM.
     Let Prometheus scrape it beside the service: rlcourse monitor up 127.0.0.1:8080 decisions=127.0.0.1:9108
 
@@ -60,6 +62,9 @@ class Follow(Common):
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
     num_actions: int | None = None
     """How many actions there are. By default what the reference says, or one more than the largest that it took."""
+    baseline_cost: tuple[str, ...] = ()
+    """What the safe baseline costs, as POLICY=EUROS_PER_HOUR; the saved share is shown where rewards say what each decision
+    cost, and --step-s how long it lasted. The baseline's own spread is not in the interval."""
     poll_s: float = 0.5
     """Between two looks at the log."""
     watch: Annotated[WatchConfig, NO_PREFIX] = field(default_factory=WatchConfig)
@@ -70,6 +75,22 @@ class Follow(Common):
     def __post_init__(self) -> None:
         if not 0.01 <= self.poll_s <= 60.0:
             raise ConfigError(f"A look every {self.poll_s} s.", mend="Use 0.01 to 60 seconds.")
+        if self.baselines and self.watch.step_s is None:
+            raise ConfigError(
+                "Nobody knows how long a decision lasts.", mend="Say it with --step-s beside --baseline-cost."
+            )
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Euros an hour, by policy.
+
+        Raises:
+            ConfigError: one is no name and number above 0, or a policy has two.
+        """
+        found = dict(map(_baseline_cost, self.baseline_cost))
+        if len(found) < len(self.baseline_cost):
+            raise ConfigError("A policy has two baselines.", mend="Give each policy one.")
+        return found
 
 
 def run(config: Follow) -> int:
@@ -79,7 +100,13 @@ def run(config: Follow) -> int:
     with _ended_in_order() as stop, nullcontext() if config.position is None else alone(config.position):
         saved = None if config.position is None else read_saved(config.position, config.log)
         registry = Registry()
-        watch = LogWatch(Exporter(registry), config.watch, policy=config.policy, drift=drift_monitor(config))
+        watch = LogWatch(
+            Exporter(registry),
+            config.watch,
+            policy=config.policy,
+            drift=drift_monitor(config),
+            baselines=config.baselines,
+        )
         sidecar = Sidecar(follower, watch, config.position, say=say)
         if saved is not None:
             sidecar.resume(saved)
@@ -127,6 +154,17 @@ def drift_monitor(config: Follow) -> DriftMonitor | None:
     if num_actions < taken:
         raise ConfigError(f"The reference took action {taken - 1}.", mend=f"Use --num-actions {taken} or more.")
     return DriftMonitor.fit(episodes, num_actions, config.drift, seeds=Seeds(config.seed))
+
+
+def _baseline_cost(words: str) -> tuple[str, float]:
+    policy, _, number = words.rpartition("=")
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = math.nan
+    if not policy or not 0.0 < rate < math.inf:
+        raise ConfigError(f"{words!r} is no baseline.", mend="Use POLICY=EUROS_PER_HOUR, such as rl_policy=1.80.")
+    return policy, rate
 
 
 @contextmanager

@@ -19,12 +19,13 @@ import tyro
 from rlcourse.errors import ConfigError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import write_json
-from rlcourse.recipes.common import Common, plain, report, show_result, table, write_report
+from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
 from rlcourse.release.adapters import prometheus
 from rlcourse.release.adapters.haproxy import HAProxyRouter
 from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence
-from rlcourse.release.adapters.returns import MonitorReturns
+from rlcourse.release.adapters.returns import MonitorReturns, usual_returns
 from rlcourse.release.adapters.service import ServiceRouter
+from rlcourse.release.adjusting import Variates
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller, Override
 from rlcourse.release.evidence import evidence_from_json, read_object, verdict_from_json
@@ -35,13 +36,17 @@ from rlcourse.release.routing import FileRouter, Router
 from rlcourse.release.stages import Release, blue_green, staged
 from rlcourse.release.state import killed
 
+SERVER_ROOM = (-45.0, 6.7)
+"""What its incumbent earns a day, and by how much that varies."""
+
 
 @dataclass(frozen=True)
 class RouterConfig:
     """Who is told which version answers whom."""
 
-    kind: Literal["file", "service", "haproxy"] = "file"
-    """A file routing.json in the release's folder; our own service; HAProxy."""
+    kind: Literal["service", "haproxy", "file"] = "service"
+    """Our own service, rlcourse serve http; HAProxy; or a file routing.json in the release's folder, which moves no traffic by
+    itself."""
     management: str = "http://127.0.0.1:8081"
     """service: its management address."""
     policy: str = "rl_policy"
@@ -60,7 +65,7 @@ class RouterConfig:
         if self.kind == "file":
             return FileRouter(folder / "routing.json")
         if self.kind == "service":
-            return ServiceRouter(self.management, self.policy, folder / "routing.json")
+            return ServiceRouter(self.management, self.policy)
         pairs = [one.partition("=") for one in self.servers]
         if not pairs or any(not (version and server) for version, _, server in pairs):
             raise ConfigError("HAProxy's servers are not named.", mend="Use --router.servers v1=blue v2=green.")
@@ -89,7 +94,9 @@ class ByPerson(OfRelease):
 class Start(ByPerson):
     """Begin a release; its stages are as long as the power calculation says.
 
-    Example: rlcourse release start runs/r7 --candidate v2 --incumbent v1 --fleet 200 --usual -44.8 --sd 1.3 --why cheaper
+    Example: rlcourse release start runs/r7 --candidate v2 --incumbent v1 --monitor http://127.0.0.1:9108 --why cheaper
+
+    Example: rlcourse release start runs/r7 --candidate v2 --incumbent v1 --fleet 200 --usual -44.8 --sd 6.6 --why cheaper
     """
 
     candidate: str
@@ -100,10 +107,15 @@ class Start(ByPerson):
     """Growing shares that compare returns, or everybody at once and a way back."""
     fleet: int = 100
     """Rooms, each of which makes one episode a day."""
-    usual: float = -45.0
-    """Mean return of the incumbent's episodes."""
-    sd: float = 6.7
-    """Their standard deviation, after adjustment if the evidence is adjusted."""
+    monitor: str | None = None
+    """Address of rlcourse monitor follow: what is usual and how much it varies is taken from its log, with what its
+    --conditions explain taken out, until yesterday. The evidence of every step is then adjusted in the same way."""
+    policy: str = "rl_policy"
+    """Name of the policy in the service, for --monitor."""
+    usual: float | None = None
+    """Mean return of the incumbent's episodes. By default as the monitor says; without one -45, the server room's."""
+    sd: float | None = None
+    """Their standard deviation, as they are earned. By default as the monitor says; without one 6.7, the server room's."""
     sd_candidate: float | None = None
     """Guess for the candidate; by default twice the incumbent's."""
     shares: tuple[float, ...] = (0.02, 0.1, 0.5)
@@ -136,9 +148,14 @@ class Start(ByPerson):
     def __post_init__(self) -> None:
         if self.usual == 0.0 or not self.shares:
             raise ConfigError("Nothing to be relative to, or no stages.", mend="Name --usual and --shares.")
+        if self.monitor is not None and not (self.usual is None and self.sd is None):
+            raise ConfigError("What is usual was named twice.", mend="Use --monitor, or --usual and --sd.")
 
-    def release(self) -> Release:
+    def release(self, variates: Variates | None = None) -> Release:
         """Stages and gate.
+
+        Args:
+            variates: what the monitor's log says.
 
         Raises:
             ConfigError: a setting out of range.
@@ -147,8 +164,12 @@ class Start(ByPerson):
         if self.strategy == "blue-green":
             least_s = 3_600.0 * self.least_hours
             return blue_green(name, self.candidate, self.incumbent, requests=self.requests, least_s=least_s)
-        size = abs(self.usual)
-        variation = Variation(self.sd, 2.0 * self.sd if self.sd_candidate is None else self.sd_candidate)
+        if variates is not None:
+            size, sd = abs(variates.mean), variates.sd
+        else:
+            size = abs(SERVER_ROOM[0] if self.usual is None else self.usual)
+            sd = SERVER_ROOM[1] if self.sd is None else self.sd
+        variation = Variation(sd, 2.0 * sd if self.sd_candidate is None else self.sd_candidate)
         last = len(self.shares) - 1
         goals = tuple(
             Goal(share, (self.margin or self.gain) * size, "gain", 0.9)
@@ -176,6 +197,9 @@ class Step(OfRelease):
     Example: rlcourse release step runs/r7 --evidence runs/r7/evidence.json
 
     Example: rlcourse release step runs/r7 --prometheus http://127.0.0.1:9090 --monitor http://127.0.0.1:9108
+
+    Returns that vary far more than the release was planned with, or cannot be adjusted as it was planned, still end a release
+    that does harm; until that is mended they carry none on, and the gate says what is wrong.
     """
 
     evidence: Path | None = None
@@ -187,8 +211,8 @@ class Step(OfRelease):
     policy: str = "rl_policy"
     """Name of the policy in the service, for --prometheus."""
     safety: bool = False
-    """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where the plant counts its
-    violations; the service and the monitor do not."""
+    """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where rewards say how many
+    violations a decision led to, and rlcourse monitor follow counts them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,14 +294,22 @@ def start(config: Start) -> Controller:
         ConfigError: a setting out of range, or a release in that folder already.
         DatasetCorruptError: the verdict is none.
     """
-    release, router = config.release(), config.router.router(config.folder)
+    router = config.router.router(config.folder)
+    variates = None
+    if config.monitor is not None and config.strategy == "canary":
+        variates = usual_returns(config.monitor, config.policy, config.incumbent, time.time())
+        say(usual_text(variates, config.incumbent))
+    release = config.release(variates)
     verdict = None if config.verdict is None else read_object(config.verdict)
     judged_as = config.judged_as or config.candidate
     if verdict is not None:
         verdict_from_json(verdict, judged_as=judged_as, candidate=config.candidate)
     if (config.folder / "state.json").exists():
         raise ConfigError(f"{config.folder} holds a release already.", mend="Use another folder.")
+    if isinstance(router, ServiceRouter):  # before anything is written: begun is begun
+        router.check(config.incumbent, config.candidate)
     settings = {"router": plain(config.router), "verdict": verdict, "judged_as": judged_as}
+    settings["variates"] = None if variates is None else plain(variates)
     write_json(config.folder / "settings.json", settings)
     return Controller.start(config.folder, release, router, who=config.who, why=config.why)
 
@@ -292,6 +324,7 @@ def readable(controller: Controller, gate: Mapping[str, Any] | None) -> str:
         asks = stage.demand.prove.replace("_", " ")
         rows.append([stage.kind, f"{stage.share:.1%}", asks, f"{stage.demand.information:.2f}", here])
     trial = f", {routing.trial} for {routing.share:.1%}" if routing.trial is not None else ""
+    trial += f", {routing.shadow} as a shadow" if routing.shadow is not None else ""
     lines = [
         f"{release.name}: {release.candidate} for {release.incumbent}, {state.status.replace('_', ' ')}",
         f"live: {routing.live}{trial}{'' if state.applied else ' (wanted; the router has not taken it yet)'}",
@@ -323,20 +356,43 @@ def _step(config: Step) -> GateAnswer:
         raise ConfigError("There are two sources of evidence.", mend="Use either --evidence or --prometheus.")
     controller, verdict = _controller(config.folder), _verdict(config.folder)
     if config.prometheus is None:
-        return controller.tick(_evidence(config), verdict)
+        return controller.tick(_evidence(config, controller.release.variation), verdict)
     release = controller.release
     asked = EvidenceConfig(url=config.prometheus, policy=config.policy, safety=config.safety)
     if config.monitor is None:
         return prometheus.step(controller, PrometheusEvidence(asked, release.candidate), verdict)
-    returns = MonitorReturns(config.monitor, config.policy, release.incumbent, release.candidate)
+    returns = MonitorReturns(
+        config.monitor,
+        config.policy,
+        release.incumbent,
+        release.candidate,
+        promised=release.variation,
+        variates=_variates(config.folder),
+    )
     return prometheus.step(controller, PrometheusEvidence(asked, release.candidate, returns=returns), verdict)
 
 
-def _evidence(config: Step) -> Any:
+def usual_text(variates: Variates, incumbent: str) -> str:
+    """What the log says, for people."""
+    found = (
+        f"{incumbent} earned {variates.mean:.4g} an episode, give or take {variates.raw_sd:.3g} "
+        f"({variates.episodes:,} episodes on {variates.days} days)"
+    )
+    if not variates.columns:
+        return f"{found}; the monitor keeps no --conditions that could explain any of it"
+    return f"{found}; the conditions explain {variates.explained:.0%} of that, and {variates.sd:.3g} is left"
+
+
+def _variates(folder: Path) -> Variates | None:
+    found = read_object(folder / "settings.json").get("variates")
+    return None if found is None else Variates.from_json(found)
+
+
+def _evidence(config: Step, promised: Variation) -> Any:
     # A file that is not there is monitoring that does not answer; one that is broken is an error.
     if config.evidence is None or not config.evidence.exists():
         return None
-    return evidence_from_json(read_object(config.evidence))
+    return evidence_from_json(read_object(config.evidence), promised=promised, variates=_variates(config.folder))
 
 
 def _verdict(folder: Path) -> OffPolicyVerdict | None:

@@ -72,6 +72,7 @@ def run(config: Dataset) -> int:
             "steps_by_version": dict(versions),
             "steps_by_fallback": dict(Counter(reason for reason in joined.fallbacks if reason is not None)),
             "actions_cut_off_by_a_bound": joined.cut_off,
+            "steps_by_override": dict(Counter(reason for reason in joined.overrides if reason is not None)),
             **left_out,
         },
     )

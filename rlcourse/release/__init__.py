@@ -15,6 +15,8 @@ audit log on the disk, and the routers in :mod:`rlcourse.release.adapters`.
 :mod:`~rlcourse.release.boundaries`       a few planned looks: Pocock, O'Brien and Fleming
 :mod:`~rlcourse.release.power`            how many episodes a decision needs
 :mod:`~rlcourse.release.matching`         two arms compared day by day, with what the weather explains taken out
+:mod:`~rlcourse.release.conditions`       what an episode met and no policy could change, as sums by day
+:mod:`~rlcourse.release.adjusting`        the log says what is usual; live returns are adjusted by it, and leaks looked for
 :mod:`~rlcourse.release.gates`            evidence in, decision and reasons out
 :mod:`~rlcourse.release.assignment`       who is in the canary, and stays there
 :mod:`~rlcourse.release.stages`           shadow, canary, A/B, bake, blue-green: the way of one release

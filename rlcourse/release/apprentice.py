@@ -19,7 +19,7 @@ that one may look after every proposal).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -29,6 +29,8 @@ from rlcourse.release.sequential import likelihood_ratio
 Level = Literal["imitate", "approve", "veto", "autonomous"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 Settled = Literal["approved", "vetoed", "overridden", "expired"]
+Said = Literal["approved", "vetoed", "overridden", "expired", "violated"]
+"""A line of an apprentice's log."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +159,26 @@ class Apprentice:
                 f"An apprentice that is to {self.level} was asked for something else.",
                 mend=f"This belongs to: {', '.join(levels)}.",
             )
+
+
+def replay(config: ApprenticeConfig, said: Iterable[str]) -> list[Apprentice]:
+    """Where an apprentice stood after each line of its log, the first of which came while it imitated.
+
+    Raises:
+        ConfigError: a line says something else than :data:`Said`.
+    """
+    state, found = Apprentice(config), list[Apprentice]()
+    for number, what in enumerate(said):
+        if what not in get_args(Said):
+            raise ConfigError(f"Answer {number + 1} is {what!r}.", mend=f"Use {', '.join(get_args(Said))}.")
+        if what == "violated":
+            state = state.violated()
+        elif state.level == "imitate":
+            # Somebody who did not look has not compared.
+            state = state if what == "expired" else state.imitated(0, 0 if what == "approved" else 1)
+        elif what == "expired":
+            state = state.propose(str(number), 0, 0.0).expire(config.deadline_s)[0]
+        else:
+            state = state.propose(str(number), 0, 0.0).answer(str(number), who="", agrees=what == "approved")[0]
+        found.append(state)
+    return found

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rlcourse.errors import ConfigError
 
 
 def place(session: str, salt: str) -> float:
     """Where a session stands, in [0, 1); uniform over sessions."""
-    digest = hashlib.blake2b(session.encode(), key=hashlib.sha256(salt.encode()).digest(), digest_size=7).digest()
+    digest = hashlib.blake2b(session.encode(), key=_key(salt), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56  # 56 bits: more than a float holds apart would round up to 1
 
 
@@ -47,6 +48,11 @@ def canary_of(sessions: Sequence[str], salt: str, count: int) -> frozenset[str]:
             f"{count} of {len(sessions)} sessions.", mend="Name each once, and ask for no more than there are."
         )
     return frozenset(sorted(sessions, key=lambda session: (place(session, salt), session))[:count])
+
+
+@lru_cache(maxsize=64)  # a service asks for the same one with every request
+def _key(salt: str) -> bytes:
+    return hashlib.sha256(salt.encode()).digest()
 
 
 def _check(share: float) -> None:

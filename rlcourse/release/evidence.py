@@ -12,29 +12,39 @@ from typing import Any
 from rlcourse.errors import DatasetCorruptError, DatasetNotFoundError
 from rlcourse.evaluation.off_policy.verdict import Demands, Evidence, OffPolicyVerdict
 from rlcourse.evaluation.statistics import Interval
-from rlcourse.release.gates import Counts, LiveEvidence
-from rlcourse.release.matching import Tally
+from rlcourse.release.adjusting import Variates, judged
+from rlcourse.release.conditions import Moments
+from rlcourse.release.gates import Counts, LiveEvidence, LiveReturns
+from rlcourse.release.matching import Tally, Variation
 
 
-def evidence_from_json(content: Mapping[str, Any]) -> LiveEvidence:
+def evidence_from_json(
+    content: Mapping[str, Any], *, promised: Variation | None = None, variates: Variates | None = None
+) -> LiveEvidence:
     """Live evidence from plain values; what is left out is unknown.
 
     ::
 
         {"measured_at_s": 1795800000.0,
-         "episodes": {"day": [0, 0, 1], "candidate": [false, true, true], "returns": [-41.2, -39.9, -40.3]},
+         "episodes": {"day": [0, 0, 1], "candidate": [false, true, true], "returns": [-41.2, -39.9, -40.3],
+                      "conditions": [[20.1, 31.0], [20.4, 29.7], [22.0, 30.2]]},
          "counts": {"latency": {"bad": 3, "total": 5000}, "errors": {...}, "fallbacks": {...}},
          "violations": 0}
+
+    ``conditions`` is for a release that began with ``--monitor``, and holds the numbers of
+    :meth:`rlcourse.release.conditions.Conditions.of`; otherwise it is left out.
+
+    Args:
+        content: of the file.
+        promised: how much returns vary by the plan; ``None`` does not ask.
+        variates: that the release was planned with.
 
     Raises:
         DatasetCorruptError: something is of another type, or impossible.
     """
     try:
         episodes = content.get("episodes")
-        tally = None
-        if episodes is not None:
-            arms = [int(bool(one)) for one in episodes["candidate"]]
-            tally = Tally.of(episodes["day"], arms, episodes["returns"])
+        returns = None if episodes is None else _returns(episodes, promised, variates)
         counts = {
             str(name): Counts(int(one["bad"]), int(one["total"])) for name, one in content.get("counts", {}).items()
         }
@@ -42,12 +52,31 @@ def evidence_from_json(content: Mapping[str, Any]) -> LiveEvidence:
             raise ValueError("more bad requests than requests")
         violations = content.get("violations")
         return LiveEvidence(
-            float(content["measured_at_s"]), tally, counts, None if violations is None else int(violations)
+            float(content["measured_at_s"]),
+            None if returns is None else returns.tally,
+            counts,
+            None if violations is None else int(violations),
+            None if returns is None else returns.variation,
+            None if returns is None else returns.objection,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetCorruptError(
             f"That is no evidence: {type(error).__name__}, {error}.", mend="See evidence_from_json for its form."
         ) from error
+
+
+def _returns(episodes: Mapping[str, Any], promised: Variation | None, variates: Variates | None) -> LiveReturns:
+    day, arms, earned = episodes["day"], [int(bool(one)) for one in episodes["candidate"]], episodes["returns"]
+    tally = Tally.of(day, arms, earned)
+    if promised is None:
+        return LiveReturns(tally)
+    wanted = None if variates is None else variates.conditions
+    rows = episodes.get("conditions")
+    if wanted is None or rows is None:
+        return judged(tally, None, None, variates=variates, promised=promised)
+    if any(len(row) != wanted.width for row in rows):
+        raise ValueError(f"rows of conditions that are not {wanted.width} numbers")
+    return judged(tally, Moments.of(day, arms, earned, rows), wanted, variates=variates, promised=promised)
 
 
 def verdict_from_json(content: Mapping[str, Any], *, judged_as: str, candidate: str) -> OffPolicyVerdict:

@@ -4,7 +4,8 @@ In this order, so that harm is seen whatever else is missing:
 
 1. **Hard stops.** A safety violation, an objective of the service that is surely missed, returns that are surely worse.
 2. **Blindness.** Evidence that is missing or stale says nothing: hold, and after too long of it roll back. A release that
-   nobody can see is not a safe one.
+   nobody can see is not a safe one. Returns that vary more than the release was planned for, or cannot be adjusted as it was
+   planned, hold as well.
 3. **The log's opinion.** What off-policy evaluation rejected goes back; what it could not tell needs a person.
 4. **Is it enough?** The stage's demand: enough information without harm, or a gain that is proven.
 
@@ -118,6 +119,23 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """One reason: a code for programs, a sentence for people, the numbers behind it."""
+
+    code: str
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+class LiveReturns(NamedTuple):
+    """Returns of both arms, and what is to be said of them; see :class:`LiveEvidence`."""
+
+    tally: Tally
+    variation: Variation | None = None
+    objection: Reason | None = None
+
+
+@dataclass(frozen=True)
 class LiveEvidence:
     """What is known at one moment; ``None`` or absent where nobody answered."""
 
@@ -129,15 +147,10 @@ class LiveEvidence:
     """By the name of the objective."""
     violations: int | None = None
     """Steps above the safety limit in the candidate's rooms."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One reason: a code for programs, a sentence for people, the numbers behind it."""
-
-    code: str
-    text: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    variation: Variation | None = None
+    """Of these returns, where it is not what the release was planned with."""
+    objection: Reason | None = None
+    """Why these returns may end the release and cannot carry it on."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,8 @@ def decide(
         candidate: whom the verdict has to be about.
         approved: a person has approved of what the log could not tell.
     """
+    if evidence is not None and evidence.variation is not None:
+        variation = evidence.variation
     stops = _hard_stops(evidence, variation, config) if evidence is not None else []
     if verdict is not None and verdict.decision == "reject":
         stops.append(Reason("off_policy_reject", verdict.reason))
@@ -277,6 +292,8 @@ def _blindness(evidence: LiveEvidence | None, now_s: float, demand: Demand, conf
         evidence.violations is None
     )
     found = [Reason("evidence_missing", f"Nothing is known of {name}.") for name in missing]
+    if evidence.objection is not None and demand.prove != "service":
+        found.append(evidence.objection)
     if evidence.tally is not None and not all(np.isfinite(part).all() for part in evidence.tally):
         found.append(Reason("evidence_broken", "Some returns are not finite numbers."))
     return found

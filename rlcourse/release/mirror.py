@@ -1,4 +1,7 @@
-"""Asks the candidate what the incumbent is asked, without anybody having to wait for it.
+"""Asks the candidate what the incumbent is asked, without anybody having to wait for it, from the client's side.
+
+Our own service does this by itself once it is told of a shadow (:mod:`rlcourse.serving.shadows`). This is for two services that
+know nothing of each other.
 
 ::
 
@@ -11,6 +14,7 @@ reach the live path.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -101,7 +105,7 @@ class Mirror:
     def report(self, *, promised_ms: float = 50.0) -> ShadowReport:
         """Of everything that was mirrored so far."""
         with self._lock:
-            joined = [replace(one, reward=self._rewards.get(name, 0.0)) for name, one in self._kept.items()]
+            joined = [replace(one, reward=self._rewards.get(name, math.nan)) for name, one in self._kept.items()]
         return shadow_report(joined, promised_ms=promised_ms)
 
     def close(self) -> None:

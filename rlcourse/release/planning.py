@@ -1,7 +1,9 @@
 """How long each stage has to be, from the power calculation and before the release begins.
 
 The first stage is small and has to find a large harm; the later ones may look for smaller differences, because by then the
-large ones are ruled out. Each takes whole days, as the price of electricity and the weather have the period of a day.
+large ones are ruled out. Each takes whole days, as the price of electricity and the weather have the period of a day. And
+none ends before the gate says anything at all (:attr:`~rlcourse.release.gates.GateConfig.fewest_episodes`): where little
+varies, that and not the power decides how long the first stage is.
 """
 
 from __future__ import annotations
@@ -76,13 +78,17 @@ def plan_release(
     *,
     alpha: float = 0.05,
     margin: float = 0.0,
+    fewest_episodes: int = GateConfig.fewest_episodes,
     bake_share: float = 0.95,
     bake_days: int = 7,
 ) -> ReleasePlan:
     """Lengths of all stages.
 
     The interval is tuned to the information of the first stage, where finding harm early matters most. What was learnt in
-    one stage counts in the next.
+    one stage counts in the next, information and episodes alike.
+
+    Worked number: 4 of 200 rooms, of which two days would hold enough information: 8 episodes, where the gate asks for 10. So
+    three days, 12 episodes.
 
     Args:
         fleet: rooms, each of which makes one episode a day.
@@ -90,6 +96,7 @@ def plan_release(
         variation: expected of the adjusted returns of both arms.
         alpha: of the whole release.
         margin: see :class:`~rlcourse.release.gates.GateConfig`.
+        fewest_episodes: of the candidate, before the gate judges; see there.
         bake_share: what the candidate gets once it is promoted; the rest is held back to compare with.
         bake_days: for so many days, with the incumbent ready to take over.
 
@@ -100,7 +107,8 @@ def plan_release(
     if fleet < 2 or not goals or shares != sorted(shares):
         raise ConfigError(f"{fleet} rooms in stages of {shares}.", mend="Use two rooms or more, and shares that grow.")
     tuned_at = always_valid_information(goals[0].effect, alpha=alpha, power=goals[0].power)
-    rho, stages, known = tuned_mixture(tuned_at, alpha), [], 0.0
+    gate = GateConfig(alpha=alpha, tuned_at=tuned_at, margin=margin, fewest_episodes=fewest_episodes)
+    rho, stages, known, seen = tuned_mixture(tuned_at, alpha), [], 0.0, 0
     for goal in goals:
         needed = always_valid_information(goal.effect, alpha=alpha, power=goal.power, rho=rho)
         candidates = arm_size(fleet, goal.share)
@@ -110,8 +118,7 @@ def plan_release(
             sd_candidate=variation.candidate,
             sd_incumbent=variation.incumbent,
         )
-        days = max(math.ceil((needed - known) / daily - 1e-9), 1)
-        known += days * daily
+        days = max(math.ceil((needed - known) / daily - 1e-9), math.ceil((fewest_episodes - seen) / candidates), 1)
+        known, seen = known + days * daily, seen + days * candidates
         stages.append(PlannedStage(goal.share, Demand(goal.prove, needed), days, days * candidates))
-    gate = GateConfig(alpha=alpha, tuned_at=tuned_at, margin=margin)
     return ReleasePlan(fleet, tuple(stages), bake_share, bake_days, gate, variation)

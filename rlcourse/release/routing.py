@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,16 +14,18 @@ from rlcourse.release.assignment import in_canary
 
 @dataclass(frozen=True)
 class Routing:
-    """One live version, and beside it at most one that is on trial."""
+    """One live version, and beside it at most one that is on trial and one that is a shadow."""
 
     live: str
     """Answers everybody who is not told otherwise. There is exactly one."""
     trial: str | None = None
-    """Answers a share of the sessions, or none of them (a shadow) at share 0."""
+    """Answers a share of the sessions; at share 0 none, and only stands by."""
     share: float = 0.0
     """Of the sessions that the trial answers."""
     salt: str = ""
     """Draws those sessions; see :mod:`rlcourse.release.assignment`."""
+    shadow: str | None = None
+    """Is asked what the live version is asked, and answers nobody."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share < 1.0 or (self.trial is None and self.share > 0.0) or self.trial == self.live:
@@ -31,10 +33,17 @@ class Routing:
                 f"{self.live} live, {self.trial} on trial with a share of {self.share}.",
                 mend="A trial is another version, with a share below 1; at 1 it is the live one.",
             )
+        if self.shadow == self.live:
+            raise ConfigError(f"{self.live} live, and its own shadow.", mend="A shadow is another version.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def led_by(self, version: str) -> Routing:
+        """The same with another version live; that one's trial ends, and so does its work as a shadow."""
+        kept = self if version != self.trial else replace(self, trial=None, share=0.0, salt="")
+        return replace(kept, live=version, shadow=None if version == self.shadow else self.shadow)
 
 
 def version_for(routing: Routing, session: str) -> str:

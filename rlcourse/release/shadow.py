@@ -9,6 +9,7 @@ how many steps that is worth; where it is few, nothing is known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Mirrored:
     shadow_probability: float
     """With which the candidate would have done what the incumbent did."""
     reward: float = 0.0
+    """NaN: it is not known (yet)."""
     shadow_ms: float = 0.0
     shadow_fallback: bool = False
 
@@ -48,7 +50,9 @@ class ShadowReport:
     """Share of the answers that were the same action."""
     changes: dict[str, int] = field(default_factory=dict)
     """``"2->3"``: how often the candidate would have done 3 where 2 was done."""
-    logged_reward: float = 0.0
+    rewarded: int = 0
+    """Answers whose reward is known; what follows is of these."""
+    logged_reward: float | None = None
     """Mean of a step as it was earned."""
     counterfactual_reward: float | None = None
     """Mean of a step had the candidate acted, the states being the incumbent's; ``None`` where no weight is left."""
@@ -73,9 +77,10 @@ def shadow_report(mirrored: Sequence[Mirrored], *, promised_ms: float = 50.0) ->
         if one.shadow_action != one.action:
             key = f"{one.action}->{one.shadow_action}"
             changes[key] = changes.get(key, 0) + 1
-    weights = np.array([one.shadow_probability / one.probability for one in answered])
-    rewards = np.array([one.reward for one in answered])
-    total = float(weights.sum()) if answered else 0.0
+    known = [one for one in answered if not math.isnan(one.reward)]
+    weights = np.array([one.shadow_probability / one.probability for one in known])
+    rewards = np.array([one.reward for one in known])
+    total = float(weights.sum()) if known else 0.0
     return ShadowReport(
         requests=len(mirrored),
         failed=len(mirrored) - len(answered),
@@ -83,7 +88,8 @@ def shadow_report(mirrored: Sequence[Mirrored], *, promised_ms: float = 50.0) ->
         late=sum(one.shadow_ms > promised_ms for one in mirrored),
         agreement=1.0 - sum(changes.values()) / len(answered) if answered else 0.0,
         changes=dict(sorted(changes.items())),
-        logged_reward=float(rewards.mean()) if answered else 0.0,
+        rewarded=len(known),
+        logged_reward=float(rewards.mean()) if known else None,
         counterfactual_reward=float((weights * rewards).sum() / total) if total > 0.0 else None,
         worth=total**2 / float((weights**2).sum()) if total > 0.0 else 0.0,
     )

@@ -94,6 +94,8 @@ class Release:
         stage = self.stages[index]
         if stage.share == 1.0:
             return Routing(self.candidate, self.incumbent, 0.0, self.name)
+        if stage.kind == "shadow":
+            return Routing(self.incumbent, shadow=self.candidate)
         return Routing(self.incumbent, self.candidate, stage.share, self.name)
 
     @property

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from rlcourse.environments.server_room import thermostat
 from rlcourse.errors import ConfigError
-from rlcourse.evaluation.statistics import Interval
+from rlcourse.evaluation.statistics import Interval, wilson_interval
 from rlcourse.randomness import Seeds
 from rlcourse.release.gates import Booleans
 from rlcourse.release.matching import ControlVariates, Variation
@@ -203,7 +202,4 @@ def row_of(gate: str, candidate: str, found: Releases, plan: ReleasePlan, gain: 
 
 
 def _share(holds: Booleans) -> Interval:
-    # Wilson's: sensible also where nothing or everything holds.
-    count, of = int(holds.sum()), len(holds)
-    interval = binomtest(count, of).proportion_ci(method="wilson")
-    return Interval(count / of, float(interval.low), float(interval.high))
+    return wilson_interval(int(holds.sum()), len(holds))

@@ -5,7 +5,7 @@
     state/
     ├── decisions/*.jsonl       the decision log
     ├── sessions-NAME-VERSION.npz   what recurrent policies remember, saved now and then and at the end
-    └── shelf.json              which versions were loaded and which answered, so that a rollback outlives a crash
+    └── shelf.json              which versions were loaded and who answered whom, so that both outlive a crash
 
 What a kill loses of each: decisions of the last ``flush_interval_s`` (20 ms); memories of the last
 ``session_save_interval_s`` (a minute), so that a session goes on from what it knew then, and one that began since begins
@@ -19,18 +19,20 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from rlcourse.errors import ArtifactError, StorageError
+from rlcourse.errors import ArtifactError, ConfigError, StorageError
 from rlcourse.files import write_json
 from rlcourse.randomness import Seeds
+from rlcourse.serving import wire
 from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
 from rlcourse.serving.hot import Application, HttpConfig
 from rlcourse.serving.http import documented, management
 from rlcourse.serving.metrics import CONTENT_TYPE, Counting, Registry, exposition
 from rlcourse.serving.policies import read_artifact
+from rlcourse.serving.refusals import Refused
 from rlcourse.serving.server import ServerConfig, run
 from rlcourse.serving.service import PolicyService, ServiceConfig
 from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
@@ -102,6 +104,7 @@ class Assembly:
             keys=keys,
         )
         self.counting.in_flight = lambda: self.application.in_flight
+        self.counting.shadows_dropped = lambda: self.service.shadows.dropped
         self._saved = time.monotonic()
         self._saving: threading.Thread | None = None
         self._problem: str | None = None
@@ -117,7 +120,7 @@ class Assembly:
         self.shelf.add(self.shelf.warm(name, read_artifact(folder), version=version, path=folder))
 
     def restore(self) -> None:
-        """Go on where the state folder says an earlier process stopped: its versions, its defaults, its sessions.
+        """Go on where the state folder says an earlier process stopped: its versions, who answers whom, its sessions.
 
         Raises:
             ArtifactError: the state is damaged.
@@ -149,20 +152,29 @@ class Assembly:
             if (here is None or version not in here.versions) and folder is not None and Path(folder).is_dir():
                 self.load(name, Path(folder), version=version)
                 here = self.shelf.entries[name]
-        if here is not None and known["default"] in here.versions:
-            here.default = here.versions[str(known["default"])]
+        try:  # until there were trials, the default alone was written down
+            routing = wire.read_routing(wire.encode(known.get("routing") or {"live": known["default"]}))
+        except (Refused, ConfigError) as error:
+            raise ValueError(str(error)) from error
+        if here is not None and routing.live in here.versions:
+            # A version whose folder is gone is no longer on trial.
+            if routing.trial not in here.versions:
+                routing = replace(routing, trial=None, share=0.0, salt="")
+            if routing.shadow not in here.versions:
+                routing = replace(routing, shadow=None)
+            self.shelf.route(name, routing)
             history = known["history"]
             assert isinstance(history, list)
             here.history = [version for version in history if version in here.versions]
 
     def note_shelf(self) -> None:
-        """Write down what is loaded and which versions answer."""
+        """Write down what is loaded and who answers whom."""
         if self.state is not None:
             write_json(
                 self.state / "shelf.json",
                 {
                     name: {
-                        "default": entry.default.version,
+                        "routing": entry.split.routing.to_json(),
                         "history": entry.history,
                         "versions": {
                             version: None if loaded.path is None else str(loaded.path.absolute())
@@ -182,6 +194,7 @@ class Assembly:
         """Write everything out."""
         if self._saving is not None:
             self._saving.join()
+        self.service.shadows.close()
         try:
             self.save_sessions()
         finally:

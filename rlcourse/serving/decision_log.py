@@ -161,12 +161,19 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def read_lines(folder: Path) -> Iterator[wire.DecisionLine | wire.RewardLine]:
-    """Every line of a log in the order of writing; a torn last line of a file is passed over.
+    """Every decision and reward of a log in the order of writing; a torn last line of a file is passed over.
 
     Raises:
         DatasetNotFoundError: no log there.
         DatasetCorruptError: a line that is whole says something impossible.
     """
+    for line in read_all_lines(folder):
+        if not isinstance(line, wire.ShadowLine):
+            yield line
+
+
+def read_all_lines(folder: Path) -> Iterator[wire.DecisionLine | wire.RewardLine | wire.ShadowLine]:
+    """See :func:`read_lines`; with the answers of shadows, which decided nothing."""
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise DatasetNotFoundError(
@@ -178,7 +185,7 @@ def read_lines(folder: Path) -> Iterator[wire.DecisionLine | wire.RewardLine]:
                 if not line.endswith(b"\n"):
                     break  # only the last line of a file can lack it: the process was killed while it wrote
                 try:
-                    yield wire.read_line(line)
+                    yield wire.read_any_line(line)
                 except ValueError as error:
                     raise DatasetCorruptError(
                         f"{path}, line {number} is no line of a decision log: {error}.",

@@ -15,6 +15,9 @@ cut an action off, the density is that of the action as it was drawn. So that is
 bounds though it is: a policy in question can be asked how likely it was to draw the same. To save such episodes as a data
 set, name bounds in its card that hold them all. What the environment got is there for the asking (``as_taken``), without
 a density.
+
+Where a person or a safety layer put another action in the policy's place (``executed`` in the reward), the reward is of that
+other action. So that is what the episodes hold, with the propensity NaN: nobody knows how likely it was to be taken.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from rlcourse.errors import DatasetInvalidError
 from rlcourse.experience.episodes import Episodes
 from rlcourse.serving import wire
 from rlcourse.serving.decision_log import read_lines
+from rlcourse.serving.outcomes import overridden, whole
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,13 @@ class Joined:
     fallbacks: tuple[str | None, ...]  # of each step
     decisions: int  # rows of the log, of the policy asked for
     without_reward: int  # decisions whose reward never came; an episode is cut off before the first of them
-    unusable: int  # decisions on observations with missing readings; likewise
+    unusable: int  # decisions on observations with missing readings, or overridden by what is no action; likewise
     given_up: int  # last steps given up as next observations
     orphans: int  # rewards without a decision
     cut_off: int  # steps whose continuous action a bound cut off
+    overrides: tuple[str | None, ...] = ()  # of each step: why another action than the answer's was carried out
+    costs: tuple[float | None, ...] = ()  # of each step, in euros; None: nobody said
+    violations: tuple[int | None, ...] = ()  # of each step: how often it was outside a safety limit
 
 
 @dataclass
@@ -61,6 +68,11 @@ class _Step:
     terminated: bool = False
     truncated: bool = False
     next_obs: list[float] | None = None
+    taken: int | list[float] | None = None  # as answered: what ``action`` is unless it is shown as it was drawn
+    override: str | None = None
+    acted: bool = True  # what was done is an action of the policy's kind
+    cost: float | None = None
+    violations: int | None = None
 
 
 @dataclass
@@ -117,6 +129,10 @@ def join(
         found.reward, found.rewarded = reward.reward, True
         found.terminated, found.truncated = reward.terminated, reward.truncated
         found.next_obs = reward.next_observation
+        found.cost, times = whole(reward.cost), whole(reward.violations)
+        found.violations = None if times is None else int(times)
+        if reward.executed is not None and overridden(found.taken, reward.executed):
+            _replace(found, reward.executed)
     tally = _Tally()
     for (_, stream), keys in streams.items():
         _cut(stream.startswith("\n"), [(steps[key], key in starts) for key in keys], tally)
@@ -153,7 +169,21 @@ def join(
         tally.given_up,
         orphans,
         sum(step.cut_off for step in used),
+        tuple(step.override for step in used),
+        tuple(step.cost for step in used),
+        tuple(step.violations for step in used),
     )
+
+
+def _replace(step: _Step, executed: wire.Executed) -> None:
+    """Put the action that was carried out in the place of the policy's."""
+    step.override, step.propensity, step.cut_off = executed.reason, None, False
+    own, other = step.action, executed.action
+    alike = len(own) == len(other) if isinstance(own, list) and isinstance(other, list) else type(own) is type(other)
+    # What is no action of this policy (the plant was switched off by hand) cannot be learned from.
+    step.acted = alike
+    if alike:
+        step.action = other
 
 
 def _steps(line: wire.DecisionLine, as_taken: bool) -> list[_Step]:
@@ -180,7 +210,7 @@ def _steps(line: wire.DecisionLine, as_taken: bool) -> list[_Step]:
                 f"Decision {line.request_id} has the action {action}, which is neither a number of an action nor a list.",
                 mend="Find out what wrote the log; the service does not.",
             )
-        made.append(_Step(row, action, propensity, line.version, fallback, cut_off, usable=usable))
+        made.append(_Step(row, action, propensity, line.version, fallback, cut_off, usable=usable, taken=taken))
     return made
 
 
@@ -201,11 +231,11 @@ def _cut(bandit: bool, stream: list[tuple[_Step, bool]], tally: _Tally) -> None:
     for step, starts in stream:
         if starts:
             end(part[-1].next_obs if part else None, False)
-        if not step.usable or not step.rewarded:
+        if not (step.usable and step.acted and step.rewarded):
             # What is there of it still says what followed the step before.
             end(step.obs if step.usable and part else None, False)
-            tally.unusable += not step.usable
-            tally.without_reward += step.usable
+            tally.unusable += not (step.usable and step.acted)
+            tally.without_reward += step.usable and step.acted
             continue
         part.append(step)
         if step.terminated or step.truncated:

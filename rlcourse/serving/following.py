@@ -153,9 +153,12 @@ class LogFollower:
         lines, unreadable = [], 0
         for line in whole.split(b"\n")[:-1]:
             try:
-                lines.append(wire.read_line(line))
+                found = wire.read_any_line(line)
             except ValueError:
                 unreadable += 1
+            else:
+                if not isinstance(found, wire.ShadowLine):  # it decided nothing
+                    lines.append(found)
         return tuple(lines), unreadable, start + len(whole)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,21 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from rlcourse.errors import ArtifactError, ConfigError, StorageError
+from rlcourse.release.routing import Routing
 from rlcourse.serving import wire
 from rlcourse.serving.hot import Application, HttpConfig
 from rlcourse.serving.policies import Artifact
 from rlcourse.serving.refusals import Refused
-from rlcourse.serving.schemas import ACTION_SCHEMA, ANSWER_SCHEMA, NAME_SCHEMA, PATH_SCHEMA, REWARD_SCHEMA, errors
+from rlcourse.serving.schemas import (
+    ACTION_SCHEMA,
+    ANSWER_SCHEMA,
+    NAME_SCHEMA,
+    PATH_SCHEMA,
+    REWARD_SCHEMA,
+    ROUTING_SCHEMA,
+    TRIAL_SCHEMA,
+    errors,
+)
 from rlcourse.serving.service import PolicyService
 from rlcourse.serving.shelf import Loaded
 
@@ -153,9 +164,12 @@ def refusal_response(refusal: Refused) -> Response:
 def listed(service: PolicyService, name: str) -> dict[str, Any]:
     """A policy's versions, for people and programs; bounds of actions where they are continuous."""
     entry = service.shelf.entry(name)
+    routing = entry.split.routing
     return {
         "name": name,
         "default": entry.default.version,
+        "trial": routing.trial and {"version": routing.trial, "share": routing.share, "salt": routing.salt},
+        "shadow": routing.shadow,
         "previous": entry.history[-1] if entry.history else None,
         "versions": [
             {
@@ -173,6 +187,15 @@ def listed(service: PolicyService, name: str) -> dict[str, Any]:
     }
 
 
+def _tried(body: bytes, now: Routing) -> Routing:
+    wanted = wire.read_trial(body)
+    return replace(now, trial=wanted.version, share=wanted.share, salt=wanted.salt)
+
+
+def _shadowed(body: bytes, now: Routing) -> Routing:
+    return replace(now, shadow=wire.read_default(body).version)
+
+
 def management(
     service: PolicyService,
     *,
@@ -180,7 +203,7 @@ def management(
     unloading: Callable[[Loaded], None] = lambda loaded: None,
     changed: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The application that loads, switches and unloads versions.
+    """The application that loads, switches and unloads versions, and says who answers whom.
 
     Args:
         read: an artifact from its folder.
@@ -232,21 +255,53 @@ def management(
 
         return await respond(produce, 201)
 
-    @app.put(
-        "/v1/policies/{name}/default",
-        summary="Let another version answer",
-        responses=errors(400, 404, 422),
-        openapi_extra=schema({"version": NAME_SCHEMA}, "version"),
-    )
-    async def set_default(name: str, request: Request) -> Response:
-        body = await request.body()
+    def routes(part: str, summary: str, read: Callable[[bytes, Routing], Routing], body: dict[str, Any]) -> None:
+        """PUT replaces a part of the routing, in one step and with one write."""
 
+        @app.put(
+            f"/v1/policies/{{name}}/{part}",
+            summary=summary,
+            responses=errors(400, 404, 409, 422),
+            openapi_extra=body,
+            operation_id=f"put_{part}",
+        )
+        async def put(name: str, request: Request) -> Response:
+            return await rerouted(name, read, await request.body())
+
+    def ends(part: str, summary: str, without: Callable[[Routing], Routing]) -> None:
+        """DELETE takes a part of it out; where there is none it does nothing."""
+
+        @app.delete(
+            f"/v1/policies/{{name}}/{part}", summary=summary, responses=errors(404), operation_id=f"delete_{part}"
+        )
+        async def delete(name: str) -> Response:
+            return await rerouted(name, lambda _, now: without(now), b"")
+
+    async def rerouted(name: str, read: Callable[[bytes, Routing], Routing], body: bytes) -> Response:
         async def produce() -> Any:
-            shelf.set_default(name, wire.read_default(body).version)
+            shelf.route(name, read(body, shelf.entry(name).split.routing))
             changed()
             return listed(service, name)
 
         return await respond(produce)
+
+    a_version = schema({"version": NAME_SCHEMA}, "version")
+    routes(
+        "default",
+        "Let another version answer",
+        lambda body, now: now.led_by(wire.read_default(body).version),
+        a_version,
+    )
+    routes("trial", "Let a version answer a share of the sessions", _tried, schema(TRIAL_SCHEMA, "version", "share"))
+    routes("shadow", "Ask a version too, and answer nobody with it", _shadowed, a_version)
+    routes(
+        "routing",
+        "Say who answers whom, all at once",
+        lambda body, _: wire.read_routing(body),
+        schema(ROUTING_SCHEMA, "live"),
+    )
+    ends("trial", "The default answers everybody", lambda now: replace(now, trial=None, share=0.0, salt=""))
+    ends("shadow", "The shadow is asked no more", lambda now: replace(now, shadow=None))
 
     @app.post("/v1/policies/{name}/rollback", summary="Back to the default before", responses=errors(404, 409))
     async def rollback(name: str) -> Response:

@@ -26,7 +26,17 @@ def rows_of(line: wire.DecisionLine, *, observations: bool) -> Iterator[wire.Dec
 
 def renamed(line: wire.RewardLine, request_id: str) -> wire.RewardLine:
     """The reward of one row, as if it had been a decision by itself."""
-    return wire.RewardLine(request_id, line.time, line.reward, line.terminated, line.truncated, line.next_observation)
+    return wire.RewardLine(
+        request_id,
+        line.time,
+        line.reward,
+        line.terminated,
+        line.truncated,
+        line.next_observation,
+        executed=line.executed,
+        cost=line.cost,
+        violations=line.violations,
+    )
 
 
 def _row(line: wire.DecisionLine, row: int, observation: wire.Raw, action: Any) -> wire.DecisionLine:
@@ -44,6 +54,7 @@ def _row(line: wire.DecisionLine, row: int, observation: wire.Raw, action: Any) 
         _at(line.fallback, row),
         line.session,
         line.started and row == 0,
+        explored=_at(line.explored, row),
     )
 
 

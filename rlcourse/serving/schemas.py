@@ -20,7 +20,11 @@ ACTION_SCHEMA: dict[str, Any] = {
             "anyOf": [_BOOLEANS, {"type": "array", "items": _BOOLEANS}, {"type": "null"}],
             "description": "What is allowed, one for each action. Refused (422) by a policy over continuous actions.",
         },
-        "session": NAME_SCHEMA,
+        "session": {
+            **NAME_SCHEMA,
+            "description": "Whose memory to go on with. It also draws who is answered by a version on trial; a request "
+            "without a session is answered by the default.",
+        },
         "reset": {"type": "boolean", "default": False},
         "version": NAME_SCHEMA,
         "request_id": NAME_SCHEMA,
@@ -68,21 +72,69 @@ ANSWER_SCHEMA: dict[str, Any] = {
         },
     },
 }
+
+
+def _by_name(amount: dict[str, Any], description: str) -> dict[str, Any]:
+    named = {
+        "type": "object",
+        "additionalProperties": amount,
+        "propertyNames": NAME_SCHEMA,
+        "maxProperties": wire.NAMES_AT_ONCE,
+    }
+    return {"anyOf": [amount, named, {"type": "null"}], "description": description}
+
+
+_NUMBER = {"type": "number", "minimum": -wire.LARGEST, "maximum": wire.LARGEST}
+_TIMES = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+_EXECUTED: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["action"],
+    "properties": {
+        "action": {"anyOf": [_TIMES, {"type": "array", "items": _NUMBER, "minItems": 1, "maxItems": 4096}]},
+        "reason": {**NAME_SCHEMA, "default": "unspecified"},
+    },
+}
 _REWARD: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["request_id", "reward"],
     "properties": {
         "request_id": NAME_SCHEMA,
-        "reward": {"type": "number", "minimum": -wire.LARGEST, "maximum": wire.LARGEST},
+        "reward": _NUMBER,
         "terminated": {"type": "boolean"},
         "truncated": {"type": "boolean"},
         "next_observation": {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]},
-        "row": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+        "row": _TIMES,
         "session": NAME_SCHEMA,
+        "executed": {
+            "anyOf": [_EXECUTED, {"type": "null"}],
+            "description": "The action that was carried out, where a person or a safety layer may have replaced the "
+            "answer's; where it differs it is counted as an override, by its reason.",
+        },
+        "cost": _by_name(
+            {"type": "number", "minimum": 0, "maximum": wire.DEAREST},
+            "Euros that the decision led to, all together or by what for. Left out: nobody knows, which is not 0.",
+        ),
+        "violations": _by_name(
+            _TIMES,
+            "Steps that ended outside a safety limit, all together or by limit. 0 says that somebody looked.",
+        ),
     },
 }
 REWARD_SCHEMA = _or_list(_REWARD)
+
+_SHARE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+_SALT = {"type": "string", "maxLength": 1024}
+TRIAL_SCHEMA: dict[str, Any] = {"version": NAME_SCHEMA, "share": _SHARE, "salt": _SALT}
+_NAME_OR_NULL = {"anyOf": [NAME_SCHEMA, {"type": "null"}]}
+ROUTING_SCHEMA: dict[str, Any] = {
+    "live": NAME_SCHEMA,
+    "trial": _NAME_OR_NULL,
+    "share": _SHARE,
+    "salt": _SALT,
+    "shadow": _NAME_OR_NULL,
+}
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -17,7 +17,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -87,19 +87,91 @@ class _Timed(HttpToolsProtocol):
         self.transport.close()
 
 
+class Head(NamedTuple):
+    """What the first lines of a request mean."""
+
+    name: str
+    """Of the policy that is asked."""
+    length: int
+    """Of the body, in bytes."""
+    headers: list[tuple[bytes, bytes]]
+
+
+class Heads(dict[bytes, Head]):
+    """Heads that have been read, by their bytes."""
+
+    MOST, LONGEST = 1024, 1024
+
+    def keep(self, head: bytes, meaning: Head) -> None:
+        """Know it the next time. All are forgotten when they are too many: those in use are read again at once."""
+        if len(head) <= self.LONGEST:
+            if len(self) >= self.MOST:
+                self.clear()
+            self[head] = meaning
+
+
+class Opening:
+    """How answers begin, until the date changes."""
+
+    def __init__(self) -> None:
+        self.made_for: list[tuple[bytes, bytes]] | None = None
+        self.rest = self.line = b""
+
+    def make(self, default: list[tuple[bytes, bytes]]) -> None:
+        """Take the headers that uvicorn makes anew each second, and each second only."""
+        self.made_for = default
+        date = default[0][1] if default else b""
+        self.rest = b"\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: " % date
+        self.line = b"HTTP/1.1 %b%b" % (STATUS[200], self.rest)
+
+
 class _Quick(_Timed):
     """Answers the hot route where its last byte is read: no task, no scope, no messages.
 
     Half of what a small request costs under ASGI is ASGI. Whatever is out of the ordinary (another path, a long or
     chunked body, a client that reads slowly, requests that overtake each other) goes the ordinary way.
+
+    A client sends the same head again and again, and the parser calls back a dozen times for each. So a head that has
+    been read once, as that of a whole request in one piece, is known by its bytes from then on; the parser does not see
+    such a request at all.
     """
 
     application: Application
+    heads: Heads
+    opening: Opening
     _name: str | None = None  # the policy that the request being read is for
     _body: bytes = b""
     _ending = False
+    _between = True  # the parser has seen the end of a request and nothing of the next one
+    _answered: Head | None = None  # the last request, if another one with its head may go the short way
+
+    def data_received(self, data: bytes) -> None:
+        if not self._between:
+            super().data_received(data)
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        head = data[:end]
+        known = self.heads.get(head)
+        if known is not None and len(data) - end == known.length and self._free():
+            if self.timeout_keep_alive_task is not None:
+                self._unset_keepalive_if_required()
+            self.reading_since = None
+            self._answer(known.name, data[end:], known.headers, last=self._ending or self.application.draining)
+            return
+        self._answered = None
+        super().data_received(data)
+        answered = self._answered
+        if answered is not None and self._between and len(data) - end == answered.length:
+            self.heads.keep(head, answered)
+
+    def _free(self) -> bool:
+        """Whether an answer can go out at once."""
+        if self.flow.write_paused or not self.application.quick:
+            return False
+        return self.cycle is None or self.cycle.response_complete
 
     def on_message_begin(self) -> None:
+        self._between = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -120,9 +192,7 @@ class _Quick(_Timed):
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return False
-        if self.expect_100_continue or self.flow.write_paused or not self.application.quick:
-            return False
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.expect_100_continue or not self._free():
             return False
         for name, value in self.headers:
             if name == b"content-length":
@@ -136,17 +206,29 @@ class _Quick(_Timed):
             self._body += body
 
     def on_message_complete(self) -> None:
+        self._between = True
         if self._name is None:
             super().on_message_complete()
             return
         name, self._name, self.reading_since = self._name, None, None
-        status, lines, answer = self.application.answer(name, self._body, self.headers)
         last = self._ending or self.application.draining or not self.parser.should_keep_alive()
-        date = self.server_state.default_headers[0][1] if self.server_state.default_headers else b""
+        if not last:
+            self._answered = Head(name, len(self._body), self.headers)
+        self._answer(name, self._body, self.headers, last=last)
+
+    def _answer(self, name: str, body: bytes, headers: list[tuple[bytes, bytes]], *, last: bool) -> None:
+        status, lines, answer = self.application.answer(name, body, headers)
+        default = self.server_state.default_headers
+        if default is not self.opening.made_for:
+            self.opening.make(default)
+        if status == 200 and not last:
+            self.transport.write(b"%b%d\r\n\r\n%b" % (self.opening.line, len(answer), answer))
+            self.idle_since = self.loop.time()
+            return
         closing = b"\r\nconnection: close" if last else b""
         self.transport.write(
-            b"HTTP/1.1 %b\r\ndate: %b\r\ncontent-type: application/json\r\ncontent-length: %d%b%b\r\n\r\n%b"
-            % (STATUS.get(status) or status_line(status), date, len(answer), lines, closing, answer)
+            b"HTTP/1.1 %b%b%d%b%b\r\n\r\n%b"
+            % (STATUS.get(status) or status_line(status), self.opening.rest, len(answer), lines, closing, answer)
         )
         if last:
             self.transport.close()
@@ -166,6 +248,11 @@ STATUS = {200: b"200 OK"}
 def status_line(status: int) -> bytes:
     """As ``404 Not Found``."""
     return f"{status} {http.HTTPStatus(status).phrase}".encode()
+
+
+def quick_protocol(application: Application) -> type[_Quick]:
+    """The protocol of this application's connections."""
+    return type("_QuickHere", (_Quick,), {"application": application, "heads": Heads(), "opening": Opening()})
 
 
 class _Server(uvicorn.Server):
@@ -223,8 +310,7 @@ def run(
         "timeout_graceful_shutdown": int(config.shutdown_s) or 1,
         "backlog": 2048,
     }
-    quick = type("_QuickHere", (_Quick,), {"application": application})
-    main = _Server(uvicorn.Config(application, http=quick, **settings))
+    main = _Server(uvicorn.Config(application, http=quick_protocol(application), **settings))
     side = _Server(uvicorn.Config(management, http=_Timed, **settings))
 
     async def serve() -> None:

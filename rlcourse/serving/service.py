@@ -3,8 +3,8 @@
 ::
 
     request ─▶ prepare ─▶ run ─▶ finish ─▶ answer
-               shapes     the     fallback where the policy has none;
-               checked    policy  counted; a line into the decision log
+               shapes     the     fallback where the policy has none;       └── copy ─▶ a shadow, later and apart
+               checked    policy  counted; a line into the decision log                  (rlcourse.serving.shadows)
 
 Whatever happens to the policy, the client gets an action: the fallback's, with the reason beside it.
 """
@@ -22,10 +22,12 @@ from rlcourse.errors import ConfigError
 from rlcourse.serving import wire
 from rlcourse.serving.answers import sampled_rows, with_fallbacks, worded
 from rlcourse.serving.continuous import Drawn
+from rlcourse.serving.exploring import explored
 from rlcourse.serving.fallbacks import Fallback
 from rlcourse.serving.policies import Booleans, Floats
 from rlcourse.serving.prepared import Outcome, Prepared, out_of_range
 from rlcourse.serving.refusals import Refused
+from rlcourse.serving.shadows import Shadows
 from rlcourse.serving.shelf import Loaded, Shelf
 
 
@@ -44,6 +46,10 @@ class Watcher(Protocol):
         """A request was answered with an action for each of ``rows`` observations."""
         ...
 
+    def shadowed(self, loaded: Loaded, rows: int, seconds: float, *, failed: bool) -> None:
+        """A shadow was asked about ``rows`` observations. Comes from a thread of its own."""
+        ...
+
     def rewarded(self) -> None:
         """A reward came in."""
         ...
@@ -53,6 +59,9 @@ class NullWatcher:
     """Counts nothing."""
 
     def decided(self, loaded: Loaded, rows: int, seconds: float) -> None:
+        """Do nothing."""
+
+    def shadowed(self, loaded: Loaded, rows: int, seconds: float, *, failed: bool) -> None:
         """Do nothing."""
 
     def rewarded(self) -> None:
@@ -109,6 +118,8 @@ class PolicyService:
         self._ids = itertools.count()
         self._prefix = prefix
         self._fallback = Fallback(config.fallback)
+        (apart,) = rng.spawn(1)  # or a shadow would change what is drawn for those who are answered
+        self.shadows = Shadows(self.ask, apart, clock=clock, wall=wall, recorder=recorder, watcher=watcher)
         for entry in shelf.entries.values():
             for loaded in entry.versions.values():
                 self.admit(loaded)
@@ -137,7 +148,7 @@ class PolicyService:
         Raises:
             Refused: 404 or 422.
         """
-        loaded = self.shelf.find(name, request.version)
+        loaded = self.shelf.find(name, request.version, request.session)
         policy = loaded.policy
         obs, many, unusable = wire.observation(bytes(request.observation), policy.obs_size)
         bad: list[Any] | None = ["non_finite" if wrong else None for wrong in unusable] if unusable else None
@@ -191,11 +202,12 @@ class PolicyService:
         mask: Booleans | None,
         memory: Floats | None,
         bad: list[Any] | None = None,
+        rng: np.random.Generator | None = None,
     ) -> Outcome:
         """One call of the policy; an exception or an answer that is no number counts against its breaker."""
         try:
             with np.errstate(all="ignore"):
-                decided = loaded.policy.decide(obs, greedy=greedy, mask=mask, memory=memory, rng=self.rng)
+                decided = loaded.policy.decide(obs, greedy=greedy, mask=mask, memory=memory, rng=rng or self.rng)
             # Somebody else's code: whatever it raises, the client is owed an action.
         except Exception:
             loaded.breaker.failed()
@@ -285,10 +297,16 @@ class PolicyService:
                     request.session,
                     prepared.started or request.reset,
                     sampled,
+                    explored(outcome.decided, many=many, greedy=greedy),
                 )
             )
         )
         self.watcher.decided(loaded, rows, seconds)
+        if self.shelf.shadowed and fallback is None:
+            split = self.shelf.entries[loaded.name].split
+            # What a fallback did, or a version that somebody named, says nothing of the default.
+            if split.shadow is not None and loaded is split.default:
+                self.shadows.take(split.shadow, prepared, request_id, action)
         return wire.ActionAnswer(
             action, probability, confidence, loaded.name, loaded.version, request_id, greedy, fallback
         )
@@ -305,6 +323,9 @@ class PolicyService:
                     request.truncated,
                     request.next_observation,
                     request.row,
+                    request.executed,
+                    request.cost,
+                    request.violations,
                 )
             )
         )
@@ -316,6 +337,8 @@ class PolicyService:
         """Drop a session's memory, of every version (of one policy); says whether there was any."""
         dropped = False
         for entry in self.shelf.entries.values() if name is None else [self.shelf.entry(name)]:
+            if entry.split.shadow is not None:
+                self.shadows.forget(entry.split.shadow, session)
             for loaded in entry.versions.values():
                 if loaded.sessions is not None:
                     dropped |= loaded.sessions.forget(session)

@@ -1,15 +1,25 @@
-"""Policies by name and version, which one of them answers, and the way back."""
+"""Policies by name and version, which of them answers whom, and the way back.
+
+::
+
+    request ── names a version? ──▶ that one
+         │ no
+         └── its session in the canary? ── yes ──▶ the trial's version       a hash of its name, as in rlcourse.release
+                      └── no, or no session ─────▶ the default ── copy ──▶ the shadow, which answers nobody
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rlcourse.errors import ConfigError
+from rlcourse.release.assignment import in_canary
+from rlcourse.release.routing import Routing
 from rlcourse.serving.breaker import CircuitBreaker
 from rlcourse.serving.continuous import ActionBounds
 from rlcourse.serving.policies import Artifact, Floats, ServablePolicy
@@ -65,13 +75,41 @@ class Loaded:
     counts: dict[str, int] = field(default_factory=dict)  # decisions by fallback reason ("" for none)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Split:
+    """Who answers whom."""
+
+    routing: Routing
+    default: Loaded
+    trial: Loaded | None = None
+    shadow: Loaded | None = None  # with a breaker and memories of its own
+
+    def answering(self, session: str | None) -> Loaded:
+        """The trial for the sessions in its canary. Without a session nobody can be kept on one side: the default."""
+        routing = self.routing
+        if self.trial is not None and session is not None and in_canary(session, routing.salt, routing.share):
+            return self.trial
+        return self.default
+
+    def share(self, loaded: Loaded) -> float:
+        """Of the sessions that name no version, those that a version answers."""
+        if loaded is self.trial:
+            return self.routing.share
+        return 1.0 - self.routing.share if loaded is self.default else 0.0
+
+
 @dataclass(eq=False)
 class Entry:
     """All versions of one name."""
 
     versions: dict[str, Loaded]
-    default: Loaded
+    split: Split
     history: list[str] = field(default_factory=list)  # earlier defaults, the latest last
+
+    @property
+    def default(self) -> Loaded:
+        """Answers whoever is not told otherwise."""
+        return self.split.default
 
 
 class Shelf:
@@ -86,6 +124,7 @@ class Shelf:
         self._clock, self._wall = clock, wall
         self.entries: dict[str, Entry] = {}
         self.all_inline = True  # nothing here needs a thread of its own
+        self.shadowed = False  # somebody here has a shadow
         self.admit: Callable[[Loaded], None] = lambda loaded: None
         """Asked before a version is added; raises if whoever asks the policies cannot do with this one."""
 
@@ -119,7 +158,7 @@ class Shelf:
         entry = self.entries.get(loaded.name)
         if entry is None:
             self.all_inline &= loaded.inline
-            self.entries[loaded.name] = Entry({loaded.version: loaded}, loaded)
+            self.entries[loaded.name] = Entry({loaded.version: loaded}, Split(Routing(loaded.version), loaded))
             return
         if loaded.version in entry.versions:
             raise Refused(
@@ -145,15 +184,16 @@ class Shelf:
                 404, f"There is no policy {name!r} here.", mend="GET /v1/policies lists those that are."
             ) from None
 
-    def find(self, name: str, version: str | None) -> Loaded:
-        """The default version, or the one named.
+    def find(self, name: str, version: str | None, session: str | None = None) -> Loaded:
+        """The version named; without a name the trial or the default, as the session has it.
 
         Raises:
             Refused: 404.
         """
         entry = self.entry(name)
         if version is None:
-            return entry.default
+            split = entry.split
+            return split.default if split.trial is None else split.answering(session)
         try:
             return entry.versions[version]
         except KeyError:
@@ -169,10 +209,33 @@ class Shelf:
         Raises:
             Refused: 404.
         """
-        entry, loaded = self.entry(name), self.find(name, version)
-        if loaded is not entry.default:
-            entry.history.append(entry.default.version)
-            entry.default = loaded
+        self.route(name, self.entry(name).split.routing.led_by(version))
+
+    def route(self, name: str, routing: Routing) -> None:
+        """Settle at once who answers whom: the default, the trial and its share, the shadow.
+
+        Raises:
+            Refused: 404, one of the versions is not loaded; 409, who asks the one could not ask the other. Nothing has
+                changed then.
+        """
+        entry = self.entry(name)
+        before, default = entry.split, self.find(name, routing.live)
+        trial = None if routing.trial is None else self.find(name, routing.trial)
+        shadow = None if routing.shadow is None else self.find(name, routing.shadow)
+        for other in (trial if routing.share > 0.0 else None, shadow):
+            if other is not None and _shape(other) != _shape(default):
+                raise Refused(
+                    409,
+                    f"{other.version} of {name} takes other observations than {default.version}, or other actions.",
+                    mend="Let clients name it, or make it the default once all of them know.",
+                )
+        if shadow is not None:
+            same = before.shadow is not None and routing.shadow == before.routing.shadow
+            shadow = before.shadow if same else self._apart(shadow)
+        if default is not before.default:
+            entry.history.append(before.default.version)
+        entry.split = Split(routing, default, trial, shadow)
+        self.shadowed = any(one.split.shadow is not None for one in self.entries.values())
 
     def rollback(self, name: str) -> str:
         """Go back to the default before this one; returns its version.
@@ -183,22 +246,42 @@ class Shelf:
         entry = self.entry(name)
         if not entry.history:
             raise Refused(409, f"{name} has had one default only.", mend="Set the default to the version you want.")
-        loaded = entry.versions[entry.history.pop()]
-        entry.default = loaded
-        return loaded.version
+        *earlier, version = entry.history
+        self.set_default(name, version)
+        entry.history = earlier
+        return version
 
     def unload(self, name: str, version: str) -> None:
         """Take a version off the shelf; it can no longer be rolled back to.
 
         Raises:
-            Refused: 404, or 409 for the default.
+            Refused: 404, or 409 for the default, the trial and the shadow.
         """
         entry, loaded = self.entry(name), self.find(name, version)
         if loaded is entry.default:
             raise Refused(409, f"{version} is the default of {name}.", mend="Set another default first.")
+        for part in ("trial", "shadow"):
+            if getattr(entry.split.routing, part) == version:
+                raise Refused(
+                    409,
+                    f"{version} is the {part} of {name}.",
+                    mend=f"End that first: DELETE /v1/policies/{name}/{part}.",
+                )
         del entry.versions[version]
         self.all_inline = all(one.inline for each in self.entries.values() for one in each.versions.values())
         entry.history = [earlier for earlier in entry.history if earlier != version]
+
+    def _apart(self, loaded: Loaded) -> Loaded:
+        """The same policy with a breaker and memories of its own: who asks the version by name must not feel the shadow."""
+        config, sessions = self.config, loaded.sessions
+        if sessions is not None:
+            sessions = SessionStore(sessions.size, config.max_sessions, config.session_lifetime_s, self._wall)
+        breaker = CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, self._clock)
+        return replace(loaded, breaker=breaker, sessions=sessions, counts={})
+
+
+def _shape(loaded: Loaded) -> tuple[int, int, bool]:
+    return loaded.policy.obs_size, loaded.policy.num_actions, loaded.actions is None
 
 
 def _seconds(policy: ServablePolicy) -> float:

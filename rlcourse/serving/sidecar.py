@@ -146,6 +146,7 @@ class Sidecar:
         if not stop():
             self._pass(self._clock())
         self.follower.prune()
+        self.watch.show()
         self._save()
         if self.unreadable:
             self._tell("some lines are none of a decision log; they are passed over and counted in the report")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from rlcourse.errors import ConfigError
 from rlcourse.monitoring.streams import EpisodeLedger, PendingRewards, PolicyStream, Window
+from rlcourse.release.conditions import Conditions, Over
 from rlcourse.serving.following import Line
 
 
@@ -24,7 +26,9 @@ class WatchConfig:
     window_episodes: int = 200
     """So many of the last episodes make the mean return and the success rate."""
     window_decisions: int = 10_000
-    """So many of the last drawn actions make the entropy."""
+    """So many of the last decisions make entropy, exploration, violations and the cost of an hour."""
+    step_s: float | None = None
+    """For how long the plant follows one decision, in its own time. Without it nothing is said of the cost of an hour."""
     max_episodes: int = 10_000
     """Of one version, kept at once; beyond, the oldest is counted before its time."""
     max_decisions: int = 100_000
@@ -35,6 +39,11 @@ class WatchConfig:
     """Episodes of one day are compared with each other; what makes a day good for both versions then cancels."""
     max_lines: int = 200_000
     """Kept for drift; beyond, the oldest episode is left out of it."""
+    conditions: tuple[int, ...] = ()
+    """Columns of the observation that no policy can change: weather, load, price, hour. What they explain is taken out of the
+    returns at a release, which then takes fewer days. Never a column that an action moves."""
+    conditions_over: Over = "episode"
+    """The mean over an episode, or its first decision alone: for tasks in which a policy can end an episode early."""
 
     def __post_init__(self) -> None:
         counts = (self.window_episodes, self.window_decisions, self.max_episodes, self.max_decisions)
@@ -43,8 +52,20 @@ class WatchConfig:
             or not min(self.horizon_s, self.reward_deadline_s, self.day_s) > 0.0
         ):
             raise ConfigError("A bound of what is watched is 0 or less.", mend="Use numbers above 0.")
+        if self.step_s is not None and not 0.0 < self.step_s < math.inf:
+            raise ConfigError(f"A decision lasts {self.step_s} s.", mend="Use a number above 0, or leave it out.")
         if self.success_return is not None and not math.isfinite(self.success_return):
             raise ConfigError(f"Success at {self.success_return}.", mend="Use a number, or leave it out.")
+        _ = self.context  # checks it
+
+    @property
+    def context(self) -> Conditions | None:
+        """The conditions that are kept; ``None`` without any.
+
+        Raises:
+            ConfigError: columns that are none.
+        """
+        return Conditions(self.conditions, self.conditions_over) if self.conditions else None
 
     @property
     def memory_s(self) -> float:
@@ -59,9 +80,33 @@ class Running:
     name: str
     began_s: float
     total: float = 0.0
+    euros: float = 0.0  # of the decisions whose cost is known ...
+    hours: float = 0.0  # ... and how long they lasted
     ended: bool = False
     skipped: bool = False  # counted before the restart
     lines: list[Line] | None = None
+    met: list[float] | None = None  # sums of its conditions, over so many decisions
+    meetings: int = 0
+
+    def meet(self, found: list[float] | None, conditions: Conditions) -> None:
+        """The conditions of one more decision; where the first decision's are missing, ``first`` has none."""
+        if conditions.over == "first" and self.meetings:
+            return
+        self.meetings += found is not None or conditions.over == "first"
+        if found is not None:
+            self.met = found if self.met is None else [a + b for a, b in zip(self.met, found, strict=True)]
+
+    @property
+    def conditions(self) -> list[float] | None:
+        """Their mean; ``None`` if none are known."""
+        return None if self.met is None else [one / self.meetings for one in self.met]
+
+
+class Awaited(NamedTuple):
+    """A decision whose reward has not come."""
+
+    running: Running
+    action: Any  # as answered
 
 
 class VersionWatch:
@@ -70,10 +115,10 @@ class VersionWatch:
     def __init__(self, config: WatchConfig) -> None:
         self.ledger = EpisodeLedger(config.horizon_s, capacity=config.max_episodes)
         self.pending = PendingRewards(config.reward_deadline_s, capacity=config.max_decisions)
-        self.stream = PolicyStream(episodes=config.window_episodes)
+        self.stream = PolicyStream(episodes=config.window_episodes, steps=config.window_decisions)
         self.surprise = Window(config.window_decisions)  # -ln of the propensities of drawn actions
         # In step with ``pending``, which knows since when and not of what.
-        self.awaited: OrderedDict[str, Running] = OrderedDict()
+        self.awaited: OrderedDict[str, Awaited] = OrderedDict()
         self.running: dict[str, Running] = {}  # by the ledger's name
         self.decisions = self.rewards = self.told_expired = 0
         self.fallbacks: dict[str, int] = {}

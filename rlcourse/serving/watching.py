@@ -9,6 +9,8 @@ A decision without a session is an episode of one step. A session that goes on b
 time, each stretch as an episode that was abandoned. An episode belongs to the version that began it, whoever takes it
 over. Memory is bounded in episodes, in decisions whose reward is awaited, in versions, and in lines kept for drift.
 
+Costs, violations and overrides are taken from the rewards that name them, see :mod:`rlcourse.serving.outcomes`.
+
 The log's own times are the clock, so reading the same lines twice gives the same counts. After a restart the last stretch
 of the log is read again in silence (:attr:`LogWatch.live` is false): ledgers and windows fill, counters stand still.
 """
@@ -17,17 +19,19 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rlcourse.monitoring.drift import CHECKS, DriftMonitor, DriftReport
 from rlcourse.monitoring.exporter import Exporter
 from rlcourse.monitoring.streams import EpisodeRecord
+from rlcourse.release.conditions import Conditions
 from rlcourse.serving import wire
 from rlcourse.serving.drifting import DriftWindows
 from rlcourse.serving.following import Line
+from rlcourse.serving.outcomes import counters, whole
 from rlcourse.serving.returns import DailyReturns
 from rlcourse.serving.rows import renamed, rows_of
-from rlcourse.serving.tracking import Running, VersionWatch, WatchConfig
+from rlcourse.serving.tracking import Awaited, Running, VersionWatch, WatchConfig
 
 
 class LogWatch:
@@ -38,6 +42,7 @@ class LogWatch:
         config: what counts.
         policy: only decisions of this name; ``None`` for all.
         drift: what mature episodes are compared with.
+        baselines: what the safe baseline of a policy costs, in euros an hour; of the others no return on investment is shown.
     """
 
     def __init__(
@@ -47,14 +52,16 @@ class LogWatch:
         *,
         policy: str | None = None,
         drift: DriftMonitor | None = None,
+        baselines: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.policy = config, policy
         self.live = True
         """Whether counters count; see the module."""
         self.unmatched = 0
         """Rewards of decisions that had expired, were rewarded before, or are not in the log."""
-        self.returns = DailyReturns(day_s=config.day_s, versions=config.max_versions)
-        self._exporter, self._drift = exporter, drift
+        self.returns = DailyReturns(day_s=config.day_s, versions=config.max_versions, conditions=config.context)
+        self._exporter, self._drift, self._baselines = exporter, drift, dict(baselines or {})
+        self._context = config.context
         self._versions: OrderedDict[tuple[str, str], VersionWatch] = OrderedDict()  # silent for longest first
         self._sessions: OrderedDict[tuple[str, str], tuple[VersionWatch, Running]] = OrderedDict()
         self._windows: dict[str, DriftWindows] = {}
@@ -69,7 +76,7 @@ class LogWatch:
             self._decision(line, min(line.time, now_s))
 
     def advance(self, now_s: float) -> None:
-        """Time has passed: count what is mature, give up what has expired, set the gauges."""
+        """Time has passed: count what is mature, give up what has expired."""
         for (policy, version), seen in list(self._versions.items()):
             who = {"policy": policy, "version": version}
             seen.pending.expire(now_s)
@@ -77,6 +84,10 @@ class LogWatch:
             self._count("rl_rewards_expired_total", seen.pending.expired - seen.told_expired, **who)
             seen.told_expired = seen.pending.expired
             self._count_mature(policy, version, seen, now_s)
+
+    def show(self) -> None:
+        """Set the gauges; before somebody looks is soon enough."""
+        for (policy, version), seen in self._versions.items():
             self._gauges(policy, version, seen)
 
     def open_episodes(self) -> list[str]:
@@ -120,11 +131,13 @@ class LogWatch:
 
     def _decision(self, line: wire.DecisionLine, now_s: float) -> None:
         seen = self._version(line.policy, line.version)
-        for row, one in enumerate(rows_of(line, observations=self._drift is not None)):
+        for row, one in enumerate(rows_of(line, observations=self._drift is not None or self._context is not None)):
             key = f"{line.request_id}\n{row}"
             running = self._episode(seen, key, one, now_s)
+            if self._context is not None and key not in seen.awaited:  # not one that asked twice under one id
+                running.meet(_conditions(one, self._context), self._context)
             seen.pending.decided(key, now_s)
-            seen.awaited[key] = running
+            seen.awaited[key] = Awaited(running, one.action)
             seen.keep_in_step()
             seen.decisions += self.live
             self._keep(running, one)
@@ -135,6 +148,8 @@ class LogWatch:
                 self._count("rl_actions_total", 1, policy=line.policy, version=line.version, action=str(one.action))
                 # The mean of -ln p over drawn actions is the entropy, whatever the other probabilities were.
                 p = one.propensity
+                if one.fallback is None and (line.greedy or one.explored is not None):
+                    seen.stream.decision(explored=bool(one.explored))
                 if not line.greedy and one.fallback is None and isinstance(p, float | int) and 0.0 < p <= 1.0:
                     seen.surprise.push(-math.log(p))
 
@@ -142,7 +157,7 @@ class LogWatch:
         """The episode that a decision belongs to; begun if there is none."""
         again = seen.awaited.get(key)
         if again is not None:  # a client that asked twice under one id
-            return again
+            return again.running
         name, place = f"{line.session or ''}\n{key}", (line.policy, line.session or "")
         owner, running = self._sessions.get(place, (None, None)) if line.session is not None else (None, None)
         if owner is not None and running is not None:
@@ -184,17 +199,29 @@ class LogWatch:
             # By the line's own time, as with episodes.
             seen.pending.expire(now_s)
             seen.keep_in_step()
-            running = seen.awaited.pop(key, None)
-            if running is None:
+            found = seen.awaited.pop(key, None)
+            if found is None:
                 continue
             delay_s = seen.pending.rewarded(key, now_s)
             self._observe("rl_reward_delay_seconds", max(0.0, delay_s or 0.0), policy=policy, version=version)
             seen.rewards += self.live
-            self._credit(self._owner(running, seen), running, line, now_s)
+            for name, amount, label in counters(found.action, line):
+                self._count(name, amount, policy=policy, version=version, **label)
+            self._spend(seen, found.running, line, now_s)
+            self._credit(self._owner(found.running, seen), found.running, line, now_s)
             # Rows were told apart when they were kept.
-            self._keep(running, renamed(line, key))
+            self._keep(found.running, renamed(line, key))
             return
         self.unmatched += self.live
+
+    def _spend(self, decider: VersionWatch, running: Running, line: wire.RewardLine, now_s: float) -> None:
+        """Money and safety; they are the decider's, whoever began the episode."""
+        euros, times = whole(line.cost), whole(line.violations)
+        hours = None if self.config.step_s is None else self.config.step_s / 3600.0
+        decider.stream.step(euros=euros, hours=hours, violated=None if times is None else times > 0.0)
+        if euros is not None and hours is not None and now_s <= running.began_s + self.config.horizon_s:
+            running.euros += euros
+            running.hours += hours
 
     def _credit(self, owner: VersionWatch, running: Running, line: wire.RewardLine, now_s: float) -> None:
         running.total += line.reward
@@ -222,8 +249,15 @@ class LogWatch:
             self._let_go(running)
             if not running.skipped:
                 if self.live:
-                    self.returns.add(policy, version, now_s, record.total)
+                    self.returns.add(policy, version, now_s, record.total, running.conditions)
+                self._compare(policy, seen, running)
                 self._mature(policy, version, seen, record, lines)
+
+    def _compare(self, policy: str, seen: VersionWatch, running: Running) -> None:
+        """What the baseline would have cost in the same hours."""
+        rate = self._baselines.get(policy)
+        if rate is not None and running.hours > 0.0:
+            seen.stream.compared(running.euros, rate * running.hours)
 
     def _mature(
         self, policy: str, version: str, seen: VersionWatch, record: EpisodeRecord, lines: list[Line] | None
@@ -282,3 +316,8 @@ class LogWatch:
     def _observe(self, name: str, value: float, /, **labels: str) -> None:
         if self.live:
             self._exporter.observe(name, value, **labels)
+
+
+def _conditions(line: wire.DecisionLine, context: Conditions) -> list[float] | None:
+    values, many = wire.read_observations(bytes(line.observation))
+    return None if many else context.of(values)  # type: ignore[arg-type]  # a row of a batch is one observation

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import numpy as np
 
+from rlcourse.release.routing import Routing
 from rlcourse.serving.policies import Booleans, Floats
 from rlcourse.serving.refusals import Refused
 
@@ -20,6 +21,15 @@ Raw = msgspec.Raw
 NULL = msgspec.Raw(b"null")
 LARGEST = float(np.finfo(np.float32).max)
 """Beyond it a number is infinite to a network of 32-bit floats."""
+DEAREST = 1e9
+"""Euros that one decision may cost."""
+NAMES_AT_ONCE = 16
+"""By so many names may the costs or the violations of one decision be told apart."""
+Euros = Annotated[float, msgspec.Meta(ge=0.0, le=DEAREST)]
+Times = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+Costs = Euros | Annotated[dict[Name, Euros], msgspec.Meta(max_length=NAMES_AT_ONCE)]
+Violations = Times | Annotated[dict[Name, Times], msgspec.Meta(max_length=NAMES_AT_ONCE)]
 
 
 class ActionRequest(msgspec.Struct):
@@ -28,9 +38,9 @@ class ActionRequest(msgspec.Struct):
     observation: msgspec.Raw  # (D,) or (B, D) numbers
     deterministic: bool = True  # the likeliest action; false draws one
     mask: msgspec.Raw = NULL  # (A,) or (B, A) booleans: what is allowed; null allows all
-    session: Name | None = None  # whose memory to go on with, for policies that have one
+    session: Name | None = None  # whose memory to go on with; also draws who is answered by a version on trial
     reset: bool = False  # an episode begins here: forget what the session remembered
-    version: Name | None = None  # None: the default one
+    version: Name | None = None  # None: the default one, or the one on trial
     request_id: Name | None = None
     deadline_ms: Annotated[float, msgspec.Meta(gt=0.0, le=60_000.0)] | None = None
 
@@ -53,16 +63,26 @@ class ActionAnswer(msgspec.Struct):
     fallback: str | list[str | None] | None  # why the policy's answer was not used
 
 
+class Executed(msgspec.Struct, forbid_unknown_fields=True):
+    """The action that was carried out, where a person or a safety layer may have put another in the policy's place."""
+
+    action: Times | Annotated[list[Number], msgspec.Meta(min_length=1, max_length=4096)]  # as in the answer
+    reason: Name = "unspecified"  # or who; a few words that come again, for they become a label
+
+
 class RewardRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What an action led to."""
+    """What an action led to, from whoever knows it."""
 
     request_id: Name
-    reward: Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+    reward: Number
     terminated: bool = False  # the task ended here
     truncated: bool = False  # the episode was cut off here
     next_observation: list[float] | None = None  # what was seen then; wanted where an episode is cut off
-    row: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0  # which observation of a batch
+    row: Times = 0  # which observation of a batch
     session: Name | None = None  # its memory is dropped at the end of the episode
+    executed: Executed | None = None  # null: what was answered, or nobody knows
+    cost: Costs | None = None  # what it cost, all together or by what for; null: nobody knows, which is not 0
+    violations: Violations | None = None  # steps outside a safety limit, all together or by limit; null: nobody looked
 
 
 class DecisionLine(msgspec.Struct, tag="decision", tag_field="kind", omit_defaults=True):
@@ -82,6 +102,7 @@ class DecisionLine(msgspec.Struct, tag="decision", tag_field="kind", omit_defaul
     session: str | None = None
     started: bool = False  # a memory began here
     sampled: list[float | list[float]] | None = None  # as drawn, where a bound cut some off; propensity is of this
+    explored: bool | list[bool] | None = None  # another action was likelier; null: nothing drawn, or continuous
 
 
 class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=True):
@@ -94,6 +115,21 @@ class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=T
     truncated: bool = False
     next_observation: list[float] | None = None
     row: int = 0
+    executed: Executed | None = None
+    cost: Costs | None = None
+    violations: Violations | None = None
+
+
+class ShadowLine(msgspec.Struct, tag="shadow", tag_field="kind", omit_defaults=True):
+    """A line of the decision log: what a shadow would have answered to the request of an earlier line."""
+
+    request_id: str  # of that line
+    time: float
+    policy: str
+    version: str  # of the shadow
+    action: int | list[Any] | None  # as in a decision; None: it failed
+    probability: float | list[float] | None  # with which it would have taken the action that was taken
+    latency_ms: float  # of the shadow alone
 
 
 class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,13 +141,36 @@ class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DefaultRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The version that answers from now on."""
+    """The version that answers from now on, or is a shadow."""
 
     version: Name
 
 
+Share = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
+Salt = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
+class TrialRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The version that answers a share of the sessions."""
+
+    version: Name
+    share: Share
+    salt: Salt = ""
+
+
+class RoutingRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """All of it: :class:`rlcourse.release.routing.Routing`."""
+
+    live: Name
+    trial: Name | None = None
+    share: Share = 0.0
+    salt: Salt = ""
+    shadow: Name | None = None
+
+
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 _LINES = msgspec.json.Decoder(DecisionLine | RewardLine)
+_ALL_LINES = msgspec.json.Decoder(DecisionLine | RewardLine | ShadowLine)
 _ONE = msgspec.json.Decoder(list[float | None])
 _MANY = msgspec.json.Decoder(list[list[float | None]])
 _ONE_MASK = msgspec.json.Decoder(list[bool])
@@ -147,15 +206,37 @@ read_reward = decoder(RewardRequest)
 read_rewards = decoder(list[RewardRequest])
 read_load = decoder(LoadRequest)
 read_default = decoder(DefaultRequest)
+read_trial = decoder(TrialRequest)
+_read_routing = decoder(RoutingRequest)
+
+
+def read_routing(body: bytes) -> Routing:
+    """See :func:`decoder`.
+
+    Raises:
+        ConfigError: each part is sound, and they contradict each other.
+    """
+    found = _read_routing(body)
+    return Routing(found.live, found.trial, found.share, found.salt, found.shadow)
 
 
 def read_line(line: bytes) -> DecisionLine | RewardLine:
-    """A line of the log.
+    """A decision or a reward of the log.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is neither.
     """
     found: DecisionLine | RewardLine = _LINES.decode(line)
+    return found
+
+
+def read_any_line(line: bytes) -> DecisionLine | RewardLine | ShadowLine:
+    """A line of the log, be it what a shadow would have done.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found: DecisionLine | RewardLine | ShadowLine = _ALL_LINES.decode(line)
     return found
 
 

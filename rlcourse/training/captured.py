@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlcourse.errors import ConfigError
-from rlcourse.experience.captured import copied
+from rlcourse.experience.captured import copied, undisturbed
 from rlcourse.vocabulary import Metrics, OnPolicyLearner, Rollout, SamplingPolicy
 
 
@@ -54,8 +54,10 @@ class CapturedLearner:
             )
         self.learner: OnPolicyLearner = learner
         self._generator = learner.generator
+        self._repeating = True
         self._shapes: list[torch.Size | None] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
         self._rollout: Rollout | None = None
         self._metrics: Metrics = {}
 
@@ -74,10 +76,12 @@ class CapturedLearner:
             raise ConfigError(
                 "A rollout on a CPU cannot be learned from in a CUDA graph.", mend="Use the learner itself."
             )
+        if not self._repeating:
+            return self.learner.update(rollout)
         shapes = [None if column is None else column.shape for column in _columns(rollout)]
         if shapes != self._shapes:
             self._shapes, self._graph = shapes, None
-            return self.learner.update(rollout)
+            return self._aside(rollout)
         if self._graph is None:
             self._graph = self._record(rollout)
         assert self._rollout is not None
@@ -87,12 +91,23 @@ class CapturedLearner:
         self._graph.replay()
         return {name: value.clone() for name, value in self._metrics.items()}
 
+    def _aside(self, rollout: Rollout) -> Metrics:
+        # On the stream that will be recorded: gradients arrive on the stream on which they first did, and a recording must
+        # not have to wait for another one.
+        usual = torch.cuda.current_stream(rollout.reward.device)
+        self._stream = torch.cuda.Stream(rollout.reward.device)
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):
+            metrics = self.learner.update(rollout)
+        usual.wait_stream(self._stream)
+        return metrics
+
     def _record(self, rollout: Rollout) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
             graph.register_generator_state(self._generator)
         self._rollout = copied(rollout)  # the recording reads this one's memory from now on
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with undisturbed(), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._metrics = self.learner.update(self._rollout)
         return graph
 
@@ -105,8 +120,8 @@ class CapturedLearner:
         return self.learner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The learner's; what was recorded is forgotten, for it wrote to the old optimiser."""
-        self._shapes = self._graph = None
+        """The learner's. What was recorded wrote to the old optimiser, so from here on updates are ordinary ones."""
+        self._repeating, self._graph = False, None
         self.learner.load_state_dict(state)
 
 

@@ -33,6 +33,9 @@ class OnPolicyConfig:
     """Steps between greedy evaluations. The last step is always evaluated."""
     eval_episodes: int = 100
     """Episodes in each evaluation."""
+    compiled: bool = False
+    """Compile collection on a CPU, where the task is a tensor program and the policy has no memory. Worth a quarter of a
+    minute at the start where a run takes minutes; the rollouts are the same."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_envs", "rollout_steps", "eval_every", "eval_episodes"):
@@ -66,7 +69,9 @@ def train_on_policy(
     tracker = tracker or NullTracker()
     run = TrainingRun()
     learner = quickest(learner, env.device)
-    collector = rollout_collector(env, gamma=config.gamma, generator=seeds.torch("exploration", env.device))
+    collector = rollout_collector(
+        env, gamma=config.gamma, generator=seeds.torch("exploration", env.device), compiled=config.compiled
+    )
     steps, next_eval, wall, cpu = 0, config.eval_every, 0.0, 0.0
     started, cpu_started = time.perf_counter(), time.process_time()
     while steps < config.num_steps:

@@ -163,7 +163,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, *, status: int = 0) -> list[bool]:
         return status
 
     monkeypatch.setattr(build_book, "run_engine", run_engine)
-    monkeypatch.setattr(build_book, "run_labs", lambda root, toc: None)
+    monkeypatch.setattr(build_book, "execute_labs", lambda root, toc: None)
     return calls
 
 
@@ -205,12 +205,14 @@ def test_the_engine_finds_what_labs_printed_and_not_those_that_failed(tmp_path: 
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_config.yml").write_text("execute: {timeout: 60}", encoding="utf-8")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    labs = {"good": "6 * 7", "bad": "1 / 0"}
+    labs = {"good": "open('runs', 'a').write('once ')\n6 * 7", "bad": "1 / 0"}
     for name, source in labs.items():
         lab = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel)
         nbformat.write(lab, tmp_path / "notebooks" / f"{name}.ipynb")
     toc = {"root": "notebooks/good", "parts": [{"chapters": [{"file": "notebooks/bad"}]}]}
-    build_book.run_labs(tmp_path, toc)
+    for _ in range(2):
+        build_book.execute_labs(tmp_path, toc)
+    assert (tmp_path / "notebooks" / "runs").read_text() == "once ", "the one that is in the cache is not run again"
     cache = get_cache(tmp_path / "_build" / ".jupyter_cache")
     good, bad = (nbformat.read(tmp_path / "notebooks" / f"{name}.ipynb", 4) for name in labs)
     _, merged = cache.merge_match_into_notebook(good)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -25,13 +26,24 @@ from rlcourse.release.boundaries import crossing_probability
 from rlcourse.release.power import always_valid_information
 from rlcourse.release.sequential import contrast_radius, normal_mixture, sub_gaussian_sequence
 
+Floats = npt.NDArray[np.float64]
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import release_widget  # noqa: E402
 
 BROWSER, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-BASE = {"effect": 0.0, "share": 0.5, "every": 1, "rule": "always", "level": 1, "limit": 0.05, "adjusted": True}
+BASE: dict[str, object] = {
+    "effect": 0.0,
+    "since": 0,
+    "share": 0.5,
+    "every": 1,
+    "window": 0,
+    "rule": "always",
+    "level": 1,
+    "limit": 0.05,
+    "adjusted": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def test_every_control_has_a_label_and_scripts_may_be_off(site: Path) -> None:
     text = text_of(site)
     for control in re.findall(r'<(?:select|input)[^>]* id="([^"]+)"', text):
         assert text.count(f'<label for="{control}">') == 1
-    assert len(re.findall(r"<select ", text)) == 3 and text.count('type="range"') == 3
+    assert len(re.findall(r"<select ", text)) == 3 and text.count('type="range"') == 4
     assert 'role="status"' in text and "<noscript>" in text
 
 
@@ -192,6 +204,61 @@ def test_a_release_goes_back_on_the_day_on_which_the_packages_sequence_leaves_ze
         assert ((told.high - told.low) / 2.0)[-1] == pytest.approx(float(radii[-1]), rel=0.05)
 
 
+def backs(sums: Floats, limits: Floats) -> float:
+    """The share of releases that leave a limit on some day; ``sums`` and ``limits`` by day."""
+    return float((sums > limits).any(-1).mean())
+
+
+def last_days(daily: Floats, window: int) -> Floats:
+    """Means of the last ``window`` days, of fewer where there are fewer: (N, T) to (N, T)."""
+    days = daily.shape[-1]
+    return np.stack([daily[:, max(0, day - window) : day].mean(-1) for day in range(1, days + 1)], -1)
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(("window", "since"), [(1, 0), (7, 0), (3, 10), (30, 10)])
+def test_a_fixed_limit_sends_as_many_back_as_in_python(driver: webdriver.Chrome, window: int, since: int) -> None:
+    data, canary, effect = release_widget.constants(), 10, 0.05
+    shift = data["cost"] * effect * (np.arange(1, data["days"] + 1) > since)
+    daily = np.random.default_rng(1).normal(shift, data["sdRaw"] / canary**0.5, (20_000, data["days"]))
+    means = last_days(daily, window)
+    wanted = backs(means, np.full(data["days"], 0.05 * data["cost"]))
+    shown = {"rule": "threshold", "share": 0.05, "effect": effect, "since": since}
+    found = counted(driver, **shown, window=window if window < data["days"] else 0)
+    assert found["back"] == pytest.approx(wanted, abs=0.012)
+    first = (means > 0.05 * data["cost"]).argmax(-1) + 1
+    caught = (means > 0.05 * data["cost"]).any(-1)
+    assert found["day"] == pytest.approx(np.median(first[caught]), abs=1.0)
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("window", [1, 5])
+def test_the_ordinary_test_on_the_last_days_alone_is_wrong_as_often_as_in_python(
+    driver: webdriver.Chrome, window: int
+) -> None:
+    days = release_widget.DAYS
+    daily = np.random.default_rng(2).normal(0.0, 1.0, (20_000, days))
+    taken = np.minimum(np.arange(1, days + 1), window)
+    wanted = backs(last_days(daily, window) * np.sqrt(taken), np.full(days, 1.959964))
+    assert counted(driver, rule="peeking", window=window)["back"] == pytest.approx(wanted, abs=0.012)
+
+
+@pytest.mark.site
+def test_the_window_moves_over_the_days_and_harm_begins_when_it_is_said_to(driver: webdriver.Chrome) -> None:
+    settings = {**BASE, "effect": 0.1, "since": 10, "share": 0.05, "window": 3, "rule": "threshold", "limit": 9.0}
+    one = ask(driver, "rlcRelease.release(arguments[0], arguments[1], rlcRelease.normals(5), true)", settings)
+    constants = release_widget.constants()
+    above = np.array([day["theirs"] for day in one["days"]]) - constants["cost"]
+    assert [day["estimate"] for day in one["days"]] == pytest.approx(last_days(above[None], 3)[0].tolist())
+    assert above[10:].mean() - above[:10].mean() == pytest.approx(0.1 * constants["cost"], abs=4.0)
+    assert one["harm"] == pytest.approx(10 * 0.1 * constants["cost"] * (constants["days"] - 10))
+    same = [
+        ask(driver, "rlcRelease.many(arguments[0], arguments[1], 500, 3)", {**BASE, "effect": 0.1, "window": window})
+        for window in (0, 1)
+    ]
+    assert same[0] == same[1]  # the confidence sequence takes all days, whatever the window
+
+
 @pytest.mark.site
 def test_a_reader_plays_with_it_by_keyboard(driver: webdriver.Chrome) -> None:
     def said() -> str:
@@ -205,10 +272,17 @@ def test_a_reader_plays_with_it_by_keyboard(driver: webdriver.Chrome) -> None:
     share.send_keys(Keys.ARROW_RIGHT)
     assert (before, share.get_attribute("aria-valuetext")) == ("2 %, 4 of 200", "5 %, 10 of 200")
     rule = Select(driver.find_element(By.NAME, "rule"))
-    shown = [driver.find_element(By.NAME, name).is_displayed() for name in ("limit", "alpha", "adjusted")]
+    shown = [driver.find_element(By.NAME, name).is_displayed() for name in ("limit", "window", "alpha", "adjusted")]
     rule.select_by_value("threshold")
-    hidden = [driver.find_element(By.NAME, name).is_displayed() for name in ("limit", "alpha", "adjusted")]
-    assert (shown, hidden) == ([False, True, True], [True, False, False])
+    hidden = [driver.find_element(By.NAME, name).is_displayed() for name in ("limit", "window", "alpha", "adjusted")]
+    assert (shown, hidden) == ([False, False, True, True], [True, True, False, False])
+    window = driver.find_element(By.NAME, "window")
+    before = window.get_attribute("aria-valuetext")
+    window.send_keys(Keys.HOME)
+    assert (before, window.get_attribute("aria-valuetext")) == ("all days so far", "the last day")
+    drawn = driver.find_element(By.CSS_SELECTOR, ".rlc-release-picture svg").get_attribute("textContent")
+    assert "canary above usual, the last day" in (drawn or "")
+    window.send_keys(Keys.END)
     rule.select_by_value("always")
     another = driver.find_element(By.NAME, "another")
     texts = set()

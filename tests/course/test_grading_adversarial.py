@@ -22,7 +22,7 @@ from rlcourse.course.session import TimeLimits
 from rlcourse.course.verdicts import Verdict
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the locks are those of Linux")
-pytestmark = [linux, pytest.mark.slow]
+pytestmark = [linux, pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 
 TARGET = "def bellman_target(reward, discount, next_value):\n    return (reward + discount * next_value).detach()\n"
 DOUBLE = (

@@ -14,10 +14,10 @@ from rlcourse.monitoring import promtool
 from rlcourse.monitoring.alert_cases import BASELINES
 from rlcourse.monitoring.alerts import rule_groups
 from rlcourse.monitoring.catalogue import CATALOGUE, series_names
-from rlcourse.monitoring.dashboards import GRID, dashboard_file, expressions, rows
+from rlcourse.monitoring.dashboards import GRID, POLICY, dashboard_file, expressions, limits_of, rows
 from rlcourse.monitoring.limits import Limits
-from rlcourse.monitoring.promql import parse, selectors
-from rlcourse.monitoring.rules import Recording, RuleGroup, rule_file
+from rlcourse.monitoring.promql import COMPARISONS, Binary, Expression, Number, parse, selectors
+from rlcourse.monitoring.rules import Alert, Recording, RuleGroup, rule_file
 
 CONTENT: dict[str, Any] = json.loads(dashboard_file())
 PANELS: list[dict[str, Any]] = CONTENT["panels"]
@@ -48,7 +48,8 @@ def test_there_is_no_gap_between_rows() -> None:
 @pytest.mark.parametrize("query", QUERIES)
 def test_queries_read_only_what_somebody_writes(query: str) -> None:
     for selector in selectors(parse(query)):
-        assert selector.name in series_names() | RECORDED, f"nobody writes {selector.name}"
+        # Prometheus itself writes "up", one for each target.
+        assert selector.name in series_names() | RECORDED | {"up"}, f"nobody writes {selector.name}"
 
 
 def test_prometheus_understands_every_query(tmp_path: Path) -> None:
@@ -59,6 +60,7 @@ def test_prometheus_understands_every_query(tmp_path: Path) -> None:
 
 def test_legends_name_labels_that_the_series_have() -> None:
     known = {name: {*signal.labels, "instance", "job"} for signal in CATALOGUE for name in signal.series}
+    known["up"] = {"instance", "job"}
     for panel in (panel for row in rows(Limits()) for panel in row.panels):
         for query, legend in panel.queries:
             names = [selector.name for selector in selectors(parse(query))]
@@ -73,11 +75,78 @@ def test_panels_say_what_they_show_and_show_their_limits() -> None:
         assert panel["description"].endswith(".")
         assert panel["options"]["legend"]["showLegend"]
         assert [target["refId"] for target in panel["targets"]] == list("ABCDEFGH"[: len(panel["targets"])])
-    (latency,) = [panel for panel in PANELS if panel["title"] == "Decision latency"]
-    assert latency["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.1
-    slower = json.loads(dashboard_file(Limits(latency_s=0.2)))["panels"]
-    (latency,) = [panel for panel in slower if panel["title"] == "Decision latency"]
-    assert latency["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 0.2
+
+
+def thresholds(panel: dict[str, Any]) -> list[float]:
+    """The lines of a panel, without the base that Grafana wants below them."""
+    steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [{}])
+    return [step["value"] for step in steps[1:]]
+
+
+def comparisons(tree: Expression) -> list[Binary]:
+    """What an alert compares; what stands behind ``and`` says only when that means something."""
+    match tree:
+        case Binary(op="and"):
+            return comparisons(tree.left)
+        case Binary(op="or"):
+            return comparisons(tree.left) + comparisons(tree.right)
+        case Binary(op=op) if op in COMPARISONS:
+            return [tree]
+    return []
+
+
+def bare(query: str) -> str:
+    """Without the reader's choice of a policy."""
+    return query.replace(f"{{{POLICY}}}", "").replace(f"{POLICY}, ", "")
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(latency_s=0.2, entropy_floor=0.3, violation_share=0.02)])
+def test_where_an_alert_has_a_limit_the_panel_of_its_signal_shows_it(limits: Limits) -> None:
+    panels = [panel for panel in json.loads(dashboard_file(limits))["panels"] if panel["type"] != "row"]
+    alerts = [rule for group in rule_groups(limits, BASELINES) for rule in group.rules if isinstance(rule, Alert)]
+    recorded = {r.name: r.tree for g in rule_groups(limits, BASELINES) for r in g.rules if isinstance(r, Recording)}
+    compared = [(rule.name, one) for rule in alerts for one in comparisons(rule.tree)]
+    assert {rule.name for rule in alerts} - {name for name, _ in compared} == {"MetricsAbsent"}
+    for name, one in compared:
+        signals = {selector.name for selector in selectors(one.left)}
+        sources = {s.name for signal in signals & recorded.keys() for s in selectors(recorded[signal])}
+        shown = []
+        for panel in panels:
+            queries = [bare(target["expr"]) for target in panel["targets"]]
+            read = {selector.name for query in queries for selector in selectors(parse(query))}
+            if not read & (signals | sources):
+                continue
+            if isinstance(one.right, Number):
+                shown.append(one.right.value in thresholds(panel))
+            else:
+                shown.append(one.right in map(parse, queries))
+        assert any(shown), (name, one)
+
+
+def test_a_limit_that_is_changed_moves_its_line() -> None:
+    def lines(limits: Limits, title: str) -> list[float]:
+        (panel,) = [one for one in json.loads(dashboard_file(limits))["panels"] if one["title"] == title]
+        return thresholds(panel)
+
+    assert lines(Limits(), "Decision latency") == [0.1]
+    assert lines(Limits(latency_s=0.2), "Decision latency") == [0.2]
+    assert (lines(Limits(), "Entropy"), lines(Limits(entropy_floor=0.3), "Entropy")) == ([], [0.3])
+    assert lines(Limits(), "Error budget: fast") == pytest.approx([0.01, 0.03, 0.06, 0.144])
+    assert lines(Limits(), "Cost") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("x > 0.5", (0.5,)),
+        ("x > 0.5 and y >= 20", (0.5,)),
+        ("x > 4 and y > 1 or x > 2", (2.0, 4.0)),
+        ("x < 0.5 * avg_over_time(x[1d]) or x < 0.3", (0.3,)),
+        ("absent(x)", ()),
+    ],
+)
+def test_the_limits_of_a_query(query: str, numbers: tuple[float, ...]) -> None:
+    assert limits_of(parse(query)) == numbers
 
 
 def test_every_alerts_recorded_series_and_every_page_has_a_panel() -> None:

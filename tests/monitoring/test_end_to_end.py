@@ -27,38 +27,42 @@ from rlcourse.networks import CategoricalPolicy, LogitsNetwork
 from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence, step
 from rlcourse.release.adapters.returns import MonitorReturns
 from rlcourse.release.adapters.service import ServiceRouter
+from rlcourse.release.assignment import in_canary
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Demand, GateAnswer, GateConfig
 from rlcourse.release.matching import Variation
-from rlcourse.release.routing import FileRouter, version_for
 from rlcourse.release.stages import Release, Stage
 from tests.monitoring.test_stack import Inbox, asked, children, command, inbox, until
 from tests.release.pieces import verdict
 
 __all__ = ["inbox"]  # a fixture
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 
 STEPS, GOOD, BAD, FEWEST = 3, 0, 1, 5
 """A task of three steps, each of which earns 1 if the action is 0."""
 
 
-def saved_policy(folder: Path, action: int) -> Path:
-    """One that always takes the same action."""
+def saved_policy(folder: Path, action: int, misled: int) -> Path:
+    """One that takes the same action until the last sensor reads 1 instead of 0, and then another."""
     network = LogitsNetwork(torch.zeros(4), torch.ones(4), (4,), 3)
+    first, *_, last, bias = network.parameters()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        list(network.parameters())[-1].copy_(20.0 * torch.nn.functional.one_hot(torch.tensor(action), 3))
+        first[0, 3] = 1.0
+        last[misled, 0] = 60.0
+        bias[action] = 20.0
     PolicyArtifact.from_policy(CategoricalPolicy(network), algorithm="ppo", env_id="CartPole-v1").save(folder)
     return folder
 
 
 class Clients:
-    """Some 15 sessions a second, one after the other, each with the version that the split names for it."""
+    """Some 15 sessions a second, one after the other; they name their session, and the service splits them."""
 
-    def __init__(self, address: str, split: Path) -> None:
-        self.address, self.split = address, FileRouter(split)
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.sensor = 0.0
         self.answered: list[tuple[str, str]] = []  # session, version
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -74,9 +78,8 @@ class Clients:
         """One episode; the version that answered last."""
         version = ""
         for place in range(STEPS):
-            routing = self.split.current()
-            wanted = None if routing is None else version_for(routing, name)
-            body = {"observation": [0.1 * place] * 4, "session": name, "version": wanted, "deadline_ms": 5_000}
+            obs = [*[0.1 * place] * 3, self.sensor]
+            body = {"observation": obs, "session": name, "deadline_ms": 5_000}
             answer = self._post("/v1/policies/rl_policy/action", body)
             version = answer["version"]
             reward = {
@@ -108,7 +111,6 @@ class Plant:
     """Everything that runs."""
 
     management: str
-    split: Path
     clients: Clients
     prometheus: str
     sidecar: str
@@ -119,14 +121,19 @@ class Plant:
         """Of a release that has just put ``v2`` before three sessions in ten, and asks for more requests than will come."""
         stage = Stage("canary", 0.3, Demand("service", requests=10**9))
         release = Release("r1", "v2", "v1", (stage,), gate or GateConfig(), Variation(1.0, 1.0))
-        router = ServiceRouter(self.management, "rl_policy", self.split)
-        return Controller.start(self.folder / "r1", release, router, who="mia", why="a better score in the simulator")
+        return Controller.start(
+            self.folder / "r1", release, self.router, who="mia", why="a better score in the simulator"
+        )
+
+    @property
+    def router(self) -> ServiceRouter:
+        return ServiceRouter(self.management, "rl_policy")
 
     def evidence(self, **more: Any) -> PrometheusEvidence:
         return PrometheusEvidence(EvidenceConfig(url=self.prometheus, safety=False), "v2", **more)
 
     def returns(self) -> MonitorReturns:
-        return MonitorReturns(self.sidecar, "rl_policy", "v1", "v2")
+        return MonitorReturns(self.sidecar, "rl_policy", "v1", "v2", promised=Variation(1.0, 1.0))
 
     def evaluations(self) -> int:
         (one,) = [
@@ -140,11 +147,9 @@ class Plant:
 
 @pytest.fixture
 def plant(tmp_path: Path, inbox: Inbox, request: pytest.FixtureRequest) -> Iterator[Plant]:
-    """With a bad ``v2``, or one that takes another action."""
-    good, other = (
-        saved_policy(tmp_path / "good", GOOD),
-        saved_policy(tmp_path / "other", getattr(request, "param", BAD)),
-    )
+    """With a bad ``v2``, or one that takes these actions: first, and once a sensor is broken. ``v1`` does not look at it."""
+    good = saved_policy(tmp_path / "good", GOOD, GOOD)
+    other = saved_policy(tmp_path / "other", *getattr(request, "param", (BAD, BAD)))
     free = ("--port", 0)
     with ExitStack() as stack:
         words: tuple[object, ...] = (
@@ -167,8 +172,8 @@ def plant(tmp_path: Path, inbox: Inbox, request: pytest.FixtureRequest) -> Itera
         watching = command("monitor", "up", *words, *limits, *quick, *told, ready="ready: ")
         process, said = stack.enter_context(watching)
         (prometheus,) = found(r"ready: (http://\S+) ", said)
-        clients = stack.enter_context(Clients(address, tmp_path / "split.json"))
-        found_ = Plant(management, tmp_path / "split.json", clients, prometheus, f"http://{sidecar}", process, tmp_path)
+        clients = stack.enter_context(Clients(address))
+        found_ = Plant(management, clients, prometheus, f"http://{sidecar}", process, tmp_path)
         # Before the release the incumbent earns what it always did.
         until(lambda: asked(prometheus, f'rl_episode_return_mean{{version="v1"}} == {STEPS}'), "the incumbent's return")
         yield found_
@@ -180,7 +185,8 @@ def found(pattern: str, said: str) -> tuple[str, ...]:
     return match.groups()
 
 
-def test_a_bad_canary_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -> None:
+@pytest.mark.parametrize("plant", [(GOOD, BAD)], indirect=True)
+def test_a_canary_that_turns_bad_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -> None:
     controller, evidence = plant.controller(), plant.evidence()
     answers: list[GateAnswer] = []
     holds = (
@@ -188,6 +194,18 @@ def test_a_bad_canary_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -
         f'sum by (policy, version) (increase(rl_episode_return_count{{version="v2"}}[1h])) >= {FEWEST}'
     )
     inbox.note = plant.evaluations
+
+    def canary() -> int:
+        return sum(version == "v2" for _, version in list(plant.clients.answered))
+
+    def going_well() -> bool:
+        answers.append(step(controller, evidence, verdict()))
+        return canary() >= 2 * FEWEST
+
+    until(going_well, "a canary that has carried traffic for a while")
+    assert not asked(plant.prometheus, holds)
+    assert controller.state().status == "running"
+    plant.clients.sensor = 1.0  # in the middle of it all; the incumbent goes on as before
     # The alert and the controller are watched apart: neither waits for the other.
     seen: list[int] = []
 
@@ -216,9 +234,12 @@ def test_a_bad_canary_is_alerted_on_and_taken_back(plant: Plant, inbox: Inbox) -
     assert (last.who, last.what) == ("prometheus", "roll back")
     assert "Version v2 of rl_policy earns less than the baseline would" in last.why
     # Both versions had answered, and now the old one answers everybody.
+    routing = controller.release.routing(0)
+    for name, version in plant.clients.answered:
+        assert version == "v1" or in_canary(name, routing.salt, routing.share)
     assert {version for _, version in plant.clients.answered} == {"v1", "v2"}
     assert {plant.clients.session(f"after-{number}") for number in range(50)} == {"v1"}
-    assert ServiceRouter(plant.management, "rl_policy", plant.split).live() == "v1"
+    assert plant.router.current() == controller.release.before
     # What Prometheus knew of the canary is what its clients saw.
     known = plant.evidence(returns=plant.returns()).evidence(controller.clock() - 600.0, controller.clock())
     assert known is not None
@@ -247,7 +268,7 @@ def test_the_gate_sees_a_bad_canary_without_any_alert(plant: Plant) -> None:
     assert {plant.clients.session(f"after-{number}") for number in range(50)} == {"v1"}
 
 
-@pytest.mark.parametrize("plant", [GOOD], indirect=True)
+@pytest.mark.parametrize("plant", [(GOOD, GOOD)], indirect=True)
 def test_a_release_that_cannot_be_seen_is_held(plant: Plant) -> None:
     patient = GateConfig(stale_after_s=5.0, blind_s=20.0)
     controller, evidence = plant.controller(patient), plant.evidence()
@@ -263,9 +284,7 @@ def test_a_release_that_cannot_be_seen_is_held(plant: Plant) -> None:
     answer = until(lambda: blind(step(controller, evidence, verdict())), "blindness")
     assert answer.answer == "hold"
     assert controller.state().status == "running"
-    routing = FileRouter(plant.split).current()
-    assert routing is not None
-    assert (routing.live, routing.trial) == ("v1", "v2")  # held, neither forward nor back
+    assert plant.router.current() == controller.release.routing(0)  # held, neither forward nor back
     last = read_audit(controller.folder / "audit.jsonl").entries[-1]
     assert (last.what, last.why) == ("hold", "Monitoring did not answer.")
     began = time.monotonic()

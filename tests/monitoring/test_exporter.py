@@ -41,8 +41,8 @@ def test_every_signal_of_the_monitor_is_exposed_under_its_name_and_kind(registry
     exporter = Exporter(registry)
     for signal in CATALOGUE:
         labels = dict.fromkeys(signal.labels, "x")
-        if signal.source == "service":
-            with pytest.raises(ConfigError, match="written by the service"):
+        if signal.source != "monitor":
+            with pytest.raises(ConfigError, match="written by another program"):
                 exporter.cell(signal.name, **labels)
         elif signal.kind == "histogram":
             exporter.observe(signal.name, 1.0, **labels)
@@ -131,9 +131,9 @@ def test_a_streams_gauges_come_out_and_go_with_their_version(registry: Collector
     assert value(registry, "rl_episodes_total", end="terminated", **WHO) == 1.0, "a counter does not fall"
 
 
-def test_a_threshold_never_reached_is_infinite(registry: CollectorRegistry) -> None:
-    Exporter(registry).set("rl_steps_to_threshold", math.inf, policy="p")
-    assert value(registry, "rl_steps_to_threshold", policy="p") == math.inf
+def test_an_interval_without_an_end_is_infinite(registry: CollectorRegistry) -> None:
+    Exporter(registry).set("rl_roi_ratio_low", -math.inf, **WHO)
+    assert value(registry, "rl_roi_ratio_low", **WHO) == -math.inf
 
 
 def test_buckets_of_the_tasks_size(registry: CollectorRegistry) -> None:
@@ -149,14 +149,14 @@ def test_buckets_of_the_tasks_size(registry: CollectorRegistry) -> None:
         (lambda e: e.count("rl_success_ratio", **WHO), ConfigError),
         (lambda e: e.set("rl_episodes_succeeded_total", 1.0, **WHO), ConfigError),
         (lambda e: e.observe("rl_success_ratio", 1.0, **WHO), ConfigError),
-        (lambda e: e.cell("rl_q_value", **WHO), ConfigError),
+        (lambda e: e.cell("rl_episode_return", **WHO), ConfigError),
         (lambda e: e.set("rl_success_ratio", 1.0, policy="p"), ConfigError),
         (lambda e: e.set("rl_success_ratio", 1.0, session="s", **WHO), ConfigError),
         (lambda e: e.set("rl_success_ratio", math.nan, **WHO), DatasetInvalidError),
-        (lambda e: e.observe("rl_q_value", math.inf, **WHO), DatasetInvalidError),
+        (lambda e: e.observe("rl_episode_return", math.inf, **WHO), DatasetInvalidError),
         (lambda e: e.count("rl_episodes_succeeded_total", -1.0, **WHO), DatasetInvalidError),
         (lambda _: ExporterConfig(max_values=0), ConfigError),
-        (lambda _: ExporterConfig(buckets={"rl_q_value": (2.0, 1.0)}), ConfigError),
+        (lambda _: ExporterConfig(buckets={"rl_episode_return": (2.0, 1.0)}), ConfigError),
         (lambda _: ExporterConfig(buckets={"rl_success_ratio": (1.0, 2.0)}), ConfigError),
         (lambda _: ActionCounts(0), ConfigError),
     ],

@@ -101,6 +101,7 @@ def test_what_is_exposed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_ends_goes_on_where_it_was(
     tmp_path: Path, ending: signal.Signals, hear_ctrl_c: Callable[[], None]

@@ -142,6 +142,8 @@ def test_promtool_notices_a_limit_that_slipped(tmp_path: Path) -> None:
         ("min_decisions", 27),
         ("min_requests", 118),
         ("min_requests", 132),
+        ("min_bad_events", 2),
+        ("min_bad_events", 4),
         ("violation_share", 0.009),
         ("violation_share", 0.011),
         ("window_s", 120.0),
@@ -254,6 +256,7 @@ def test_the_document_holds_every_promise_and_every_alert() -> None:
         lambda: Limits(hold_s=-1.0),
         lambda: Limits(min_decisions=0),
         lambda: Limits(min_requests=0),
+        lambda: Limits(min_bad_events=0),
         lambda: Limits(entropy_floor=0.0),
         lambda: Limits(entropy_floor=float("nan")),
         lambda: Limits(fast=1.0) and slos(Limits(fast=1.0)),
@@ -262,7 +265,13 @@ def test_the_document_holds_every_promise_and_every_alert() -> None:
         lambda: replace(ALERTS[0], name="lower case"),
         lambda: replace(ALERTS[0], hold_s=0.00001),
         lambda: replace(ALERTS[0], summary="It is {{ $value }}."),
-        lambda: Slo(name="a", objective=0.9, promise="b", events="c", bad_share="rate(x[5m])"),
+        lambda: Slo(
+            name="a", objective=0.9, promise="b", events="c", bad_share="rate(x[5m])", bad_count="increase(x[WINDOW])"
+        ),
+        lambda: Slo(
+            name="a", objective=0.9, promise="b", events="c", bad_share="rate(x[WINDOW])", bad_count="increase(x[5m])"
+        ),
+        lambda: replace(slos(Limits())[0], least_bad=0),
         lambda: rule_file([GROUPS[0], GROUPS[0]]),
         lambda: read_rules("groups: [{name: a}]"),
         lambda: read_rules("- [}"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from rlcourse.errors import ConfigError, DatasetInvalidError, RLCourseError, ShapeError
+from rlcourse.evaluation.statistics import wilson_interval
 from rlcourse.monitoring.signals import (
     CENSORED,
     FAILURE,
@@ -21,7 +22,6 @@ from rlcourse.monitoring.signals import (
     mean_interval,
     return_on_investment,
     steps_to_threshold,
-    wilson_interval,
 )
 
 

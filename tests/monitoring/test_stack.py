@@ -32,8 +32,9 @@ from rlcourse.monitoring.scraping import Target, scrape
 from rlcourse.monitoring.stack import ALERTMANAGER, RULES, Stack, StackConfig, free_port
 from rlcourse.networks import CategoricalPolicy, LogitsNetwork
 from rlcourse.randomness import Seeds
+from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 PATIENCE_S = 60.0
 
 
@@ -249,14 +250,20 @@ def test_without_prometheus_the_same_alerts_arrive(
     hear_ctrl_c: Callable[[], None],
 ) -> None:
     served, address = service
+    (version,) = {one.labels["version"] for one in scrape(Target(address), 10.0) if one.name == "rl_default_version"}
     words = ("monitor", "up", address, "--directory", tmp_path / "m", "--engine", "embedded", "--webhook", inbox.url)
     with (
         Load(address) as load,
         command(*words, *QUICK, ready="ready: ", preexec_fn=hear_ctrl_c) as (process, said),
     ):
         assert "embedded evaluator" in said
+        ready = re.search(r"ready: (http://\S+) ", said)
+        assert ready is not None
+        release = PrometheusEvidence(EvidenceConfig(url=ready[1], safety=False), version)
         load.broken = True
         inbox.first("FallbackRateHigh")
+        evidence = release.evidence(time.time() - 60.0, time.time())
+        assert evidence is not None and evidence.counts["fallbacks"].bad > 0
         load.broken = False
         inbox.first("FallbackRateHigh", "resolved")
         served.kill()

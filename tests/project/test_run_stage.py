@@ -90,6 +90,13 @@ def test_a_new_slow_test_and_another_command_are_changes(tree: Path) -> None:
     assert ran(tree, "learning", "--another-word")
 
 
+@pytest.mark.parametrize(("stage", "shown"), [("learning", ["tests/test_slow.py"]), ("labs", [])])
+def test_a_stage_with_a_marker_is_shown_the_files_in_which_it_stands(tree: Path, stage: str, shown: list[str]) -> None:
+    command = [sys.executable, "-c", "import sys; open('words', 'w').write(' '.join(sys.argv[1:-2]))"]
+    assert run_stage.run(tree, tree / "reports" / f"{stage}.xml", command) == 0
+    assert (tree / "words").read_text().split() == shown
+
+
 def test_a_stage_that_failed_is_run_again(tree: Path) -> None:
     assert ran(tree, "labs", status=1)
     assert ran(tree, "labs", status=1)

@@ -189,6 +189,7 @@ def test_a_benchmark_of_failures_alone_still_reports(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_killed_it_goes_on_where_it_was_and_counts_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,11 +223,15 @@ def test_killed_it_goes_on_where_it_was_and_counts_nothing_twice(
 
 
 def test_each_trial_has_a_tracker_of_its_own(tmp_path: Path) -> None:
-    words = ["--algorithms", "ppo", "--trials", "2", "--tracker", f"csv:{tmp_path}/{{run}}.csv,null"]
+    trackers = f"csv:{tmp_path}/{{run}}.csv,null,prometheus:{tmp_path}/{{run}}.prom"
+    words = ["--algorithms", "ppo", "--trials", "2", "--tracker", trackers]
     benchmark(tmp_path, *words)
     files = sorted(path.name for path in tmp_path.glob("*.csv"))
     assert files == ["CartPole-v1-ppo-0.csv", "CartPole-v1-ppo-1.csv"]
     assert "eval/greedy_return" in (tmp_path / files[0]).read_text()
+    for seed in range(2):  # the command knows when CartPole counts as solved
+        shown = (tmp_path / f"CartPole-v1-ppo-{seed}.prom").read_text()
+        assert f'rl_steps_to_threshold{{policy="CartPole-v1-ppo-{seed}"}}' in shown
 
 
 @pytest.mark.parametrize(
@@ -246,6 +251,8 @@ def test_each_trial_has_a_tracker_of_its_own(tmp_path: Path) -> None:
         (["--baseline", "scripted"], "Name it among the --algorithms."),
         (["--plot", "a.gif"], "a.gif"),
         (["--tracker", "csv:a.csv"], "{run}"),
+        (["--tracker", "null,prometheus:runs/a.prom"], "Write prometheus:runs/a/{run}.prom."),
+        (["--tracker", "prometheus:9109"], "Add --jobs 1."),
     ],
 )
 def test_wrong_words_are_2_before_any_work(

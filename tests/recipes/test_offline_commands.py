@@ -191,6 +191,7 @@ def test_other_settings_are_other_runs(root: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_two_processes_find_what_one_finds(root: Path, tmp_path: Path) -> None:
     found = []
     for jobs in ("1", "2"):

@@ -15,7 +15,9 @@ from rlcourse.release.routing import FileRouter, Routing
 from tests.release.pieces import verdict
 from tests.release.test_adapter_prometheus import Played, alert, played  # noqa: F401 - a fixture
 
-START = ["--candidate", "v2", "--incumbent", "v1", "--fleet", "200", "--usual", "-45", "--sd", "1.3"]
+FILE = ["--router.kind", "file"]
+TOLD = ["--candidate", "v2", "--incumbent", "v1", "--fleet", "200", "--usual", "-45", "--sd", "1.3"]
+START = [*TOLD, *FILE]
 PERSON = ["--who", "mia", "--why", "cheaper"]
 
 
@@ -71,7 +73,7 @@ def log(tmp_path: Path) -> list[str]:
 
 def test_from_the_start_to_the_bake(shell: Shell, log: list[str]) -> None:
     begun = shell("start", *START, *PERSON, *log)
-    assert begun["state"]["routing"] == {"live": "v1", "trial": "v2", "share": 0.02, "salt": "r7"}
+    assert begun["state"]["routing"] == {"live": "v1", "trial": "v2", "share": 0.02, "salt": "r7", "shadow": None}
     assert shell.step(0.0, 3)["gate"]["reasons"][0]["code"] == "collecting"
     assert shell.step(0.0)["gate"]["answer"] == "promote"
     assert shell.routing == Routing("v1", "v2", 0.1, "r7")
@@ -114,8 +116,10 @@ def test_without_evidence_it_holds_and_without_a_verdict_it_asks(shell: Shell) -
 
 
 def test_blue_green(shell: Shell, log: list[str]) -> None:
-    shell("start", "--strategy", "blue-green", "--least-hours", "0", *START[:4], *PERSON, *log)
-    assert shell.routing == Routing("v1", "v2", 0.0, "r7")
+    shell("start", "--strategy", "blue-green", "--least-hours", "0", *TOLD[:4], *FILE, *PERSON, *log)
+    assert shell.routing == Routing("v1", shadow="v2")
+    assert main(["release", "status", str(shell.folder)]) == 0
+    assert "live: v1, v2 as a shadow" in shell.capsys.readouterr().out
     shell.step(0.0)
     shell("approve", "--why", "now")
     assert shell.routing == Routing("v2", "v1", 0.0, "r7")
@@ -136,7 +140,8 @@ def test_a_log_that_was_changed_fails(shell: Shell, capsys: pytest.CaptureFixtur
     [
         (["start", "r", *START, "--why", "x", "--alpha", "2"], 2, "alpha"),
         (["start", "r", *START, "--why", "x", "--shares", "0.5", "0.1"], 2, "shares"),
-        (["start", "r", *START, "--why", "x", "--router.kind", "haproxy"], 2, "servers"),
+        (["start", "r", *TOLD, "--why", "x", "--router.kind", "haproxy"], 2, "servers"),
+        (["start", "r", *TOLD, "--why", "x", "--router.management", "http://127.0.0.1:9"], 1, "rlcourse serve http"),
         (["start", "r", *START, "--why", "x", "--verdict", "nowhere"], 1, "nowhere"),
         (["start", "r", *START], 2, "--why"),
         (["status", "nowhere"], 1, "nowhere"),

@@ -80,6 +80,7 @@ def test_wrong_words_are_told_before_any_work(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_ctrl_c_is_130_and_leaves_no_process_and_no_half_trial(tmp_path: Path, hear_ctrl_c: Callable[[], None]) -> None:
     words = ["--num-steps", "200000", "--n-trials", "6", "--n-jobs", "2", "--storage", str(tmp_path / "a")]
     command = [sys.executable, "-m", "rlcourse.recipes.command_line", "tune", *words]

@@ -19,7 +19,7 @@ from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvide
 from rlcourse.release.adapters.returns import MonitorReturns
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
-from rlcourse.release.gates import Counts, Demand, GateConfig
+from rlcourse.release.gates import Counts, Demand, GateConfig, LiveReturns
 from rlcourse.release.matching import Tally, Variation
 from rlcourse.release.routing import FileRouter, Routing
 from rlcourse.release.stages import Release, Stage
@@ -235,7 +235,7 @@ def test_what_cannot_be_seen_is_held(played: Played, tmp_path: Path, change: dic
     for name, value in change.items():
         setattr(played, name, value)
     release = controller(tmp_path)
-    answer = step(release, source(played, returns=lambda since, now: tally(0.0)), verdict())
+    answer = step(release, source(played, returns=lambda since, now: LiveReturns(tally(0.0))), verdict())
     assert (answer.answer, answer.reasons[0].code) == ("hold", code)
     assert release.state().status == "running"
 
@@ -253,13 +253,13 @@ def test_returns_come_by_day(played: Played, tmp_path: Path) -> None:
     healthy(played)
     days = {"0": {"v1": [9, 9, 9]}, "1": {"v1": [4, 8.0, 20.0], "v2": [2, 6.0, 20.0]}, "2": {"v3": [1, 1, 1]}}
     played.returns = {"counted_until_s": NOW, "day_s": 5_000.0, "policies": {"rl_policy": days}}
-    returns = MonitorReturns(played.url, "rl_policy", "v1", "v2")
+    returns = MonitorReturns(played.url, "rl_policy", "v1", "v2", promised=Variation(1.0, 1.0))
     found = returns(9_000.0, NOW)
     assert found is not None
     wanted = Tally(
         np.array([[4.0, 2.0], [0.0, 0.0]]), np.array([[8.0, 6.0], [0.0, 0.0]]), np.array([[20.0] * 2, [0.0] * 2])
     )
-    for part, other in zip(found, wanted, strict=True):
+    for part, other in zip(found.tally, wanted, strict=True):
         np.testing.assert_array_equal(part, other)
     known = source(played, returns=returns).evidence(9_000.0, NOW)
     assert known is not None
@@ -271,5 +271,6 @@ def test_returns_come_by_day(played: Played, tmp_path: Path) -> None:
 )
 def test_returns_that_are_old_or_none_are_not_known(played: Played, said: Any) -> None:
     played.returns = said
-    assert MonitorReturns(played.url, "rl_policy", "v1", "v2")(9_000.0, NOW) is None
-    assert MonitorReturns("http://127.0.0.1:9", "rl_policy", "v1", "v2", timeout_s=1.0)(9_000.0, NOW) is None
+    for url in (played.url, "http://127.0.0.1:9"):
+        asked = MonitorReturns(url, "rl_policy", "v1", "v2", promised=Variation(1.0, 1.0), timeout_s=1.0)
+        assert asked(9_000.0, NOW) is None

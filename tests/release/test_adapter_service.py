@@ -14,14 +14,14 @@ import torch
 import uvicorn
 
 from rlcourse.deployment.artifact import PolicyArtifact
-from rlcourse.errors import ServerError
+from rlcourse.errors import ConfigError, ServerError
 from rlcourse.networks import CategoricalPolicy, LogitsNetwork
 from rlcourse.randomness import Seeds
 from rlcourse.release.adapters.service import ServiceRouter
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Demand, GateConfig
 from rlcourse.release.matching import Variation
-from rlcourse.release.routing import FileRouter, Routing, version_for
+from rlcourse.release.routing import Routing, version_for
 from rlcourse.release.stages import Release, Stage
 from rlcourse.serving.assembly import Assembly, AssemblyConfig
 from rlcourse.serving.client import InProcessClient
@@ -66,57 +66,74 @@ def address(assembly: Assembly) -> Iterator[str]:
     assert not thread.is_alive()
 
 
-def answered(assembly: Assembly, split: Path) -> dict[str, str | None]:
-    """Which version answers each session, asked as a gateway would."""
-    routing = FileRouter(split).current()
-    assert routing is not None
+def answered(assembly: Assembly) -> dict[str, str | None]:
+    """Which version answers each session; the client names its session and nothing else."""
     client = InProcessClient(assembly.service)
-    return {name: client.act([0.0] * 4, version=version_for(routing, name)).version for name in SESSIONS}
+    return {name: client.act([0.0] * 4, session=name).version for name in SESSIONS}
 
 
-def test_default_and_split_follow_the_routing(assembly: Assembly, address: str, tmp_path: Path) -> None:
-    router = ServiceRouter(address, "rl_policy", tmp_path / "split.json")
-    router.apply(Routing("v1", "v2", 0.1, "r7"))
-    router.apply(Routing("v1", "v2", 0.1, "r7"))
-    few = {name for name, version in answered(assembly, tmp_path / "split.json").items() if version == "v2"}
-    assert abs(len(few) - 40) < 5 * np.sqrt(36)
-    router.apply(Routing("v1", "v2", 0.5, "r7"))
-    many = {name for name, version in answered(assembly, tmp_path / "split.json").items() if version == "v2"}
-    assert few < many
-    assert router.live() == "v1"
-    assert InProcessClient(assembly.service).act([0.0] * 4).version == "v1"  # who does not know of the split
+def test_the_service_splits_as_the_routing_says(assembly: Assembly, address: str) -> None:
+    router = ServiceRouter(address, "rl_policy")
+    before: set[str] = set()
+    for share in (0.0, 0.1, 0.1, 0.5):
+        routing = Routing("v1", "v2", share, "r7")
+        router.apply(routing)
+        assert router.current() == routing
+        found = answered(assembly)
+        assert found == {name: version_for(routing, name) for name in SESSIONS}
+        canary = {name for name, version in found.items() if version == "v2"}
+        assert before <= canary
+        assert abs(len(canary) - share * 400) <= 5 * np.sqrt(400 * share * (1 - share))
+        before = canary
+    client = InProcessClient(assembly.service)
+    assert client.act([0.0] * 4).version == "v1"  # without a session nobody can be kept on one side
+    assert client.act([0.0] * 4, session=min(before), version="v1").version == "v1"  # who names one gets it
     router.apply(Routing("v2"))
-    assert router.live() == "v2"
-    assert set(answered(assembly, tmp_path / "split.json").values()) == {"v2"}
+    assert (router.live(), set(answered(assembly).values())) == ("v2", {"v2"})
 
 
-def test_what_cannot_be_applied_says_so(address: str, tmp_path: Path) -> None:
-    split = tmp_path / "split.json"
-    router = ServiceRouter(address, "rl_policy", split)
-    with pytest.raises(ServerError, match="Not loaded: v3"):
-        router.apply(Routing("v1", "v3", 0.1))
-    assert not split.exists()
-    with pytest.raises(ServerError, match="no policy 'other'"):
-        ServiceRouter(address, "other", split).apply(Routing("v1"))
-    router.apply(Routing("v1", "v2", 0.1))
-    gone = ServiceRouter("http://127.0.0.1:9", "rl_policy", split, timeout_s=1.0)
-    with pytest.raises(ServerError):
-        gone.apply(Routing("v1", "v2", 0.5))
-    assert FileRouter(split).current() == Routing("v1", "v2", 0.1)
-    with pytest.raises(ServerError):  # nobody answers, and the canary is out of it all the same
-        gone.apply(Routing("v1"))
-    assert FileRouter(split).current() == Routing("v1")
+def test_what_cannot_be_applied_says_so_and_changes_nothing(assembly: Assembly, address: str) -> None:
+    router, wanted = ServiceRouter(address, "rl_policy"), Routing("v1", "v2", 0.1, "r7")
+    router.apply(wanted)
+    for wrong in (Routing("v1", "v3", 0.1), Routing("v3", "v1", 0.1), Routing("v2", "v1", 0.5, shadow="v3")):
+        with pytest.raises(ServerError, match=r"404.*v3 of rl_policy is not loaded"):
+            router.apply(wrong)
+        assert router.current() == wanted
+    other = ServiceRouter(address, "other")
+    for ask in (lambda: other.apply(Routing("v1")), other.live):
+        with pytest.raises(ServerError, match=r"no policy '?\\?'?other"):
+            ask()
+    gone = ServiceRouter("http://127.0.0.1:9", "rl_policy", timeout_s=1.0)
+    with pytest.raises(ServerError, match="rlcourse serve http"):
+        gone.apply(wanted)
+
+
+def test_a_release_begins_with_what_is_loaded_and_live(address: str) -> None:
+    router = ServiceRouter(address, "rl_policy")
+    router.check("v1", "v2")
+    with pytest.raises(ConfigError, match="Not loaded: v3"):
+        router.check("v1", "v3")
+    with pytest.raises(ConfigError, match="v1 of rl_policy is live, not v2"):
+        router.check("v2", "v1")
 
 
 def test_a_release_through_the_service_and_back(assembly: Assembly, address: str, tmp_path: Path) -> None:
-    now, split = 1_000.0, tmp_path / "split.json"
-    stages = (Stage("canary", 0.05, Demand("no_harm", 50.0)), Stage("bake", 0.95, Demand("no_harm", 0.0)))
+    now = 1_000.0
+    stages = (
+        Stage("shadow", 0.0, Demand("service", requests=100)),
+        Stage("canary", 0.05, Demand("no_harm", 50.0)),
+        Stage("bake", 0.95, Demand("no_harm", 0.0)),
+    )
     release = Release("r7", "v2", "v1", stages, GateConfig(tuned_at=20.0), Variation(1.0, 1.0))
-    router = ServiceRouter(address, "rl_policy", split)
+    router = ServiceRouter(address, "rl_policy")
     controller = Controller.start(tmp_path / "r7", release, router, who="mia", why="", clock=lambda: now)
+    assert router.current() == Routing("v1", shadow="v2")
+    assert set(answered(assembly).values()) == {"v1"}
     controller.tick(evidence(0.0, at=now), verdict())
-    assert sum(version == "v2" for version in answered(assembly, split).values()) > 350
+    assert router.current() == Routing("v1", "v2", 0.05, "r7")
     controller.tick(evidence(0.0, at=now), verdict())
-    assert (router.live(), set(answered(assembly, split).values())) == ("v2", {"v2"})
+    assert sum(version == "v2" for version in answered(assembly).values()) > 350
+    controller.tick(evidence(0.0, at=now), verdict())
+    assert (router.live(), set(answered(assembly).values())) == ("v2", {"v2"})
     controller.roll_back("mia", "a complaint")
-    assert (router.live(), set(answered(assembly, split).values())) == ("v1", {"v1"})
+    assert (router.live(), set(answered(assembly).values())) == ("v1", {"v1"})

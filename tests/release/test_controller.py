@@ -15,7 +15,7 @@ from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Demand, GateConfig, LiveEvidence
 from rlcourse.release.matching import Variation
-from rlcourse.release.routing import FileRouter, Routing
+from rlcourse.release.routing import FileRouter, Router, Routing
 from rlcourse.release.stages import Release, Stage
 from rlcourse.release.state import read_state
 from tests.release.pieces import evidence, verdict
@@ -69,9 +69,9 @@ def bad_in_ab(controller: Controller, clock: Clock) -> LiveEvidence:
     return evidence(-1.0 if controller.state().stage == 2 else 0.0, at=clock.now)
 
 
-def drive(folder: Path, clock: Clock, step: Callable[[str], None], scenario: str) -> None:
+def drive(folder: Path, clock: Clock, step: Callable[[str], None], scenario: str, router: Router | None = None) -> None:
     """Begin the release or go on with it, until it has ended."""
-    router = FileRouter(folder / "router.json")
+    router = router or FileRouter(folder / "router.json")
     if (folder / "state.json").exists():
         controller = Controller(folder, router, clock=clock, step=step)
         controller.recover()

@@ -46,7 +46,7 @@ def plan() -> ReleasePlan:
 
 
 def test_the_plan_is_the_power_calculation() -> None:
-    found = plan()
+    found = plan_release(50, GOALS, Variation(1.0, 1.0), bake_days=2, fewest_episodes=2)
     first, second = found.stages
     # Stage 1: 2 of 50 rooms, (3.035 + 1.645)^2 / 2^2 = 5.476 of information, 1/(1/2 + 1/48) = 1.92 a day: 3 days.
     assert first.demand.information == pytest.approx(5.476, abs=0.01)
@@ -55,6 +55,38 @@ def test_the_plan_is_the_power_calculation() -> None:
     assert second.demand.information == pytest.approx((3.035 + 1.2816) ** 2, rel=0.06)
     assert second.demand.information > (3.035 + 1.2816) ** 2
     assert found.candidate_days == 6 + 25 * second.days + 2 * 48
+
+
+def test_no_stage_is_planned_shorter_than_the_gate_wants_to_see() -> None:
+    """4 of 200 rooms: the information is there after two days, 8 episodes; the gate asks for 10, so it is three days."""
+    goals = (Goal(0.02, 4.5), Goal(0.1, 2.25), Goal(0.5, 2.25, "gain", 0.9))
+    found = plan_release(200, goals, Variation(1.3, 2.6))
+    hasty = plan_release(200, goals, Variation(1.3, 2.6), fewest_episodes=2)
+    assert [(one.days, one.episodes) for one in hasty.stages[:2]] == [(2, 8), (2, 40)]
+    assert [(one.days, one.episodes) for one in found.stages[:2]] == [(3, 12), (1, 20)]  # the third day counts, too
+    assert found.gate.fewest_episodes == 10
+    # What was seen in one stage counts in all that follow.
+    easy = tuple(Goal(share, 90.0) for share in (0.1, 0.2, 0.3))
+    slow = plan_release(10, easy, Variation(1.0, 1.0), fewest_episodes=11)
+    assert [(one.days, one.episodes) for one in slow.stages] == [(11, 11), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(("fleet", "sd"), [(200, 1.3), (200, 6.6), (50, 1.0), (20, 2.0)])
+def test_a_stage_that_finds_nothing_lasts_as_long_as_it_was_planned(fleet: int, sd: float) -> None:
+    known = Variation(
+        sd, 2.0 * sd, worth=1e9
+    )  # nothing is learnt, so that every day is worth what it was planned to be
+    goals = (Goal(0.02, 4.5), Goal(0.1, 2.25), Goal(0.5, 2.25, "gain", 0.9))
+    followed = plan_release(fleet, goals, known)
+    lengths = [0] * 4
+
+    def watched(day: Day, plan: ReleasePlan) -> Evening:
+        lengths[int(day.stage[0])] += 1
+        return sequential_rule(day, plan)
+
+    nothing = Pool(np.zeros(10), np.ones((10, 1)))
+    simulate(watched, followed, nothing, nothing, variates=None, releases=1, rng=Seeds(0).numpy("r"))
+    assert lengths[:2] == [stage.days for stage in followed.stages[:2]]
 
 
 def test_what_is_surely_worse_goes_back_and_what_is_surely_better_stays() -> None:

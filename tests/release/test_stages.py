@@ -46,7 +46,7 @@ def test_one_version_is_live_at_every_stage() -> None:
 
 def test_blue_green_switches_all_and_keeps_the_way_back() -> None:
     release = blue_green("r7", "v2", "v1", requests=500, least_s=3_600.0)
-    assert release.routing(0) == Routing("v1", "v2", 0.0, "r7")
+    assert release.routing(0) == Routing("v1", shadow="v2")
     assert release.routing(1) == Routing("v2", "v1", 0.0, "r7")
     assert release.stages[1].approval
     assert len(blue_green("r7", "v2", "v1", requests=500, least_s=0.0, shadow=False).stages) == 1

@@ -26,7 +26,7 @@ from rlcourse.serving.decisions import read_episodes
 from rlcourse.serving.refusals import Refused
 from tests.deployment.policies import CONTINUOUS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 OBS = torch.randn(60, 4, generator=Seeds(0).torch("obs"))
 PATIENT = ClientConfig(deadline_s=10.0)
 

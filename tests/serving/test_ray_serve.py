@@ -37,6 +37,7 @@ json.dump(answers, open(sys.argv[4], "w"))
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_ray_serve_answers_as_numpy_does(tmp_path: Path) -> None:
     artifact = artifact_of("recurrent", version="5")
     artifact.save(tmp_path / "policy.zip")

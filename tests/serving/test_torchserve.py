@@ -295,6 +295,7 @@ def test_without_its_packages_the_mend_is_said(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> None:
     artifact, other = artifact_of("tanh"), artifact_of("tanh", seed=1)
     first = archive(artifact, tmp_path / "1.mar", name="rl_policy", version="1")
@@ -367,6 +368,7 @@ def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_the_chosen_default_outlives_a_stop_and_a_kill_where_there_is_a_state_folder(tmp_path: Path) -> None:
     first, second = (
         archive(artifact_of("tanh", seed=seed), tmp_path / f"{seed}.mar", name="rl_policy", version=str(seed))
@@ -397,6 +399,7 @@ def test_the_chosen_default_outlives_a_stop_and_a_kill_where_there_is_a_state_fo
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     artifact_of("recurrent").save(tmp_path / "policy")
     file, port = tmp_path / "rl_policy.mar", _free_port()

@@ -165,7 +165,7 @@ def test_page(browser: Browser, page: str, width: int) -> None:
     browser.open(f"{page}.html", width=width)
     driver = browser.driver
     if driver.find_elements(By.CSS_SELECTOR, ".math"):
-        WebDriverWait(driver, 15).until(lambda d: d.find_elements(By.CSS_SELECTOR, "mjx-container"))
+        WebDriverWait(driver, 15, 0.05).until(lambda d: d.find_elements(By.CSS_SELECTOR, "mjx-container"))
     assert driver.execute_script(OVERFLOW) == []
     assert driver.execute_script(BROKEN_PICTURES) == []
     assert driver.execute_script(EMPTY_DRAWINGS) == 0
@@ -311,9 +311,9 @@ def test_a_page_is_accessible(browser: Browser, page: str, width: int, mode: str
     driver = browser.driver
     wanted = [{"name": "prefers-color-scheme", "value": mode}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wanted})
-    browser.open(f"{page}.html", width=width)
-    # The mode switch's test leaves its last choice in the browser's storage.
-    driver.execute_script("localStorage.clear()")
+    # The mode switch's test leaves its last choice there.
+    stored = {"origin": browser.address, "storageTypes": "local_storage"}
+    driver.execute_cdp_cmd("Storage.clearDataForOrigin", stored)
     browser.open(f"{page}.html", width=width)
     assert driver.execute_script("return document.documentElement.dataset.theme") == mode
     assert driver.execute_script(ACCESSIBILITY) == []

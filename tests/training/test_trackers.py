@@ -12,6 +12,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +21,13 @@ from pathlib import Path
 
 import pytest
 
-from rlcourse.errors import ConfigError, MissingExtraError, StorageError
+from rlcourse.errors import ConfigError, MissingExtraError, ServerError, StorageError
 from rlcourse.training.trackers import (
     ConsoleTracker,
     CsvTracker,
     MlflowTracker,
     MultiTracker,
+    PrometheusTracker,
     TensorBoardTracker,
     WandbTracker,
     make_tracker,
@@ -126,6 +129,7 @@ def makers(folder: Path) -> dict[str, Callable[[], Tracker]]:
         "tensorboard": lambda: TensorBoardTracker(folder / "a" / "tb"),
         "mlflow": lambda: MlflowTracker(folder / "a" / "x.db"),
         "wandb": lambda: WandbTracker(folder / "a"),
+        "prometheus": lambda: PrometheusTracker(folder / "a" / "x.prom"),
     }
 
 
@@ -356,14 +360,14 @@ def test_closing_twice_is_fine_and_logging_afterwards_is_not(tmp_path: Path, dat
         harmless.close()
 
 
-@pytest.mark.parametrize("kind", ["csv", "tensorboard", "mlflow", "wandb"])
+@pytest.mark.parametrize("kind", ["csv", "tensorboard", "mlflow", "wandb", "prometheus"])
 def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").write_text("a file where a folder should be")
     with pytest.raises(StorageError):
         makers(tmp_path)[kind]()
 
 
-@pytest.mark.parametrize("kind", ["csv", "tensorboard", "mlflow", "wandb"])
+@pytest.mark.parametrize("kind", ["csv", "tensorboard", "mlflow", "wandb", "prometheus"])
 def test_a_disk_that_is_full_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     with limited_files(0), pytest.raises(StorageError):
         makers(tmp_path)[kind]()
@@ -394,7 +398,7 @@ def test_importing_loads_no_library_and_nothing_uses_the_network(tmp_path: Path)
     program = """
         import socket, sys, threading, warnings
         from rlcourse.training.trackers import make_tracker
-        assert not {"mlflow", "wandb", "tensorboard", "sqlalchemy"} & set(sys.modules)
+        assert not {"mlflow", "wandb", "tensorboard", "sqlalchemy", "prometheus_client"} & set(sys.modules)
 
         def refuse(*_):
             raise SystemExit("the network was asked for")
@@ -424,6 +428,80 @@ def test_importing_loads_no_library_and_nothing_uses_the_network(tmp_path: Path)
     assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"x.db", "tb", "wandb", "x.csv"}
 
 
+# Prometheus
+
+
+def prometheus_samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Through Prometheus' own parser."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = text_string_to_metric_families(text)
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
+
+
+def test_prometheus_names_what_training_logs(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "x.prom"
+    who = (("policy", "seed 3"),)
+    with closing(PrometheusTracker(path, run="seed 3", threshold=10.0)) as tracker:
+        log_all(tracker)
+        found = prometheus_samples(path.read_text())
+        assert found["rl_training_steps_total", who] == 300.0, "the farthest step, in whatever order they come"
+        assert found["rl_training_return", who] == -2.0
+        assert found["rl_steps_to_threshold", who] == math.inf
+        td_loss = (("loss", "td_loss"), *who)
+        assert found["rl_loss_count", td_loss] == 1.0, "NaN is no observation"
+        assert found["rl_loss_bucket", (("le", "0.01"), *td_loss)] == 1.0
+        assert found["rl_loss_bucket", (("le", "0.0"), *td_loss)] == 0.0
+        assert not {"rl_q_value_count", "rl_training_exploration_ratio"} & {name for name, _ in found}, "never logged"
+        more = {"loss/gradient_norm": 0.5, "loss/q_mean": -3.0, "explore/epsilon": 0.1, "loss/kl": 1.0}
+        tracker.log({"eval/greedy_return": 12.0, **more}, step=500)
+        tracker.log({"eval/greedy_return": 11.0}, step=400)
+        tracker.log({"eval/greedy_return": 9.0}, step=600)
+    found = prometheus_samples(path.read_text())
+    assert found["rl_steps_to_threshold", who] == 400.0, "the first of them, not the last to be told"
+    assert found["rl_gradient_norm_sum", who] == 0.5
+    assert found["rl_q_value_bucket", (("le", "-3.0"), *who)] == 1.0
+    assert found["rl_training_exploration_ratio", who] == 0.1
+    assert {dict(labels)["loss"] for name, labels in found if name == "rl_loss_count"} == {"td_loss"}, "kl is no loss"
+    assert [file.name for file in path.parent.iterdir()] == ["x.prom"]
+
+
+def test_prometheus_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MissingExtraError, match="prometheus_client") as caught:
+        PrometheusTracker(tmp_path / "x.prom")
+    assert caught.value.mend == "pip install 'rlcourse[monitor]'"
+
+
+def test_prometheus_bounds_its_series(tmp_path: Path) -> None:
+    path = tmp_path / "x.prom"
+    with closing(PrometheusTracker(path)) as tracker:
+        for number in range(70):
+            tracker.log({f"loss/n{number}_loss": 1.0}, step=number)
+    counts = {
+        dict(labels)["loss"]: n
+        for (name, labels), n in prometheus_samples(path.read_text()).items()
+        if name == "rl_loss_count"
+    }
+    assert len(counts) == 65
+    assert counts["other"] == 6.0
+
+
+def test_prometheus_is_asked_at_a_port_while_the_run_lasts() -> None:
+    with closing(PrometheusTracker(0, run="one")) as tracker:
+        assert tracker.address is not None and tracker.address.startswith("127.0.0.1:")
+        tracker.log({"loss/td_loss": 1.0}, step=7)
+        with urllib.request.urlopen(f"http://{tracker.address}/metrics", timeout=5.0) as answer:
+            found = prometheus_samples(answer.read().decode())
+        assert found["rl_training_steps_total", (("policy", "one"),)] == 7.0
+        with pytest.raises(ServerError, match="taken"):
+            PrometheusTracker(int(tracker.address.rpartition(":")[2]))
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://{tracker.address}/metrics", timeout=5.0)
+    with pytest.raises(ConfigError, match="threshold"):
+        PrometheusTracker(0, threshold=math.nan)
+
+
 # Choosing
 
 
@@ -440,16 +518,21 @@ def test_words_become_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert isinstance(odd, MultiTracker) and (tmp_path / "a,b:c.csv").exists()
     with closing(make_tracker("mlflow", run="one", config=Settings())) as tracker:
         assert isinstance(tracker, MlflowTracker) and tracker.path == tmp_path / "mlflow.db"
+    with closing(make_tracker("prometheus:runs/x.prom", run="one", threshold=475.0)) as tracker:
+        assert isinstance(tracker, PrometheusTracker) and (tracker.run, tracker.threshold) == ("one", 475.0)
 
 
 @pytest.mark.parametrize(
     ("words", "mend"),
     [
         ("tensorbord:x", "Did you mean tensorboard?"),
-        ("", "Use one of null, console, csv, tensorboard, mlflow, wandb."),
+        ("", "Use one of null, console, csv, tensorboard, mlflow, wandb, prometheus."),
         ("null,", "Use one of"),
         ("csv", "csv:PATH"),
         ("tensorboard:", "tensorboard:PATH"),
+        ("prometheus", "prometheus:PATH or prometheus:PORT"),
+        ("prometheus:runs/x.txt", "Name it x.prom."),
+        ("prometheus:99999", "Use 1 to 65535."),
         ("null:x", "Write null alone"),
         ("console:x", "Write console alone"),
         ("mlflow:http://tracking.example", "mlflow:PATH"),

@@ -93,6 +93,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_two_workers_killed_in_mid_trial_leave_trials_that_are_run_again_and_counted_once(tmp_path: Path) -> None:
     file = tmp_path / "a.journal"
     script = tmp_path / "go.py"

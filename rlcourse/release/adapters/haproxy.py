@@ -12,8 +12,8 @@ With consistent hashing a server's weight is the number of its points on a ring.
 loses none, and the incumbent only loses points: so nobody who is in the canary is taken out of it. The salt of a routing
 has no meaning here: HAProxy draws its own canary, the same for each release.
 
-A trial at share 0 (a shadow) gets nothing: HAProxy mirrors requests only with an agent of its own (SPOE), so the copies of a
-shadow are better sent by the service or its client.
+A shadow gets nothing: HAProxy mirrors requests only with an agent of its own (SPOE), so the copies are better sent by the
+service or its client.
 """
 
 from __future__ import annotations

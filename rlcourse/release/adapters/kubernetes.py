@@ -46,8 +46,8 @@ def http_route(
     rule: dict[str, Any] = {"matches": [{"path": {"type": "PathPrefix", "value": "/v1/policies"}}], "backendRefs": refs}
     if routing.trial is not None and routing.share > 0.0:
         refs.append(backend(routing.trial, weight=trial))
-    elif routing.trial is not None:
-        rule["filters"] = [{"type": "RequestMirror", "requestMirror": {"backendRef": backend(routing.trial)}}]
+    if routing.shadow is not None:
+        rule["filters"] = [{"type": "RequestMirror", "requestMirror": {"backendRef": backend(routing.shadow)}}]
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",

@@ -26,16 +26,26 @@ from rlcourse.errors import ConfigError, ServerError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
-from rlcourse.release.gates import Counts, GateAnswer, LiveEvidence, Reason
-from rlcourse.release.matching import Tally
+from rlcourse.release.gates import Counts, GateAnswer, LiveEvidence, LiveReturns, Reason
 from rlcourse.release.state import killed
 
 Samples = Sequence[tuple[float, float]]
 """(time, value) of one series, in the order of time."""
-Returns = Callable[[float, float], Tally | None]
+Returns = Callable[[float, float], LiveReturns | None]
 """The episodes of both arms since a time, as they are known at another; ``None`` if they are not."""
 POINTS = 1_000
 """Asked for of each series; between two of them a restart of the service may hide a few requests."""
+SERIES = (
+    "rl_default_version",
+    "rl_request_seconds_count",
+    "rl_request_seconds_bucket",
+    "rl_decisions_total",
+    "rl_shadow_seconds_count",
+    "rl_shadow_seconds_bucket",
+    "rl_shadow_decisions_total",
+    "rl_safety_violations_total",
+)
+"""What is asked for; who keeps only some metrics must keep these."""
 FAILED = "error|timeout|breaker_open"
 """Reasons for a fallback that are the policy's own doing."""
 
@@ -96,13 +106,13 @@ class PrometheusEvidence:
             if measured_at_s is None:
                 return None
             span = (since_s, now_s)
-            requests = self._increase("rl_request_seconds_count", "", *span)
-            fast = self._increase("rl_request_seconds_bucket", f',le="{float(self.config.latency_s)}"', *span)
-            decisions = self._increase("rl_decisions_total", "", *span)
-            failed = self._increase("rl_decisions_total", f',fallback=~"{FAILED}"', *span)
-            replaced = self._increase("rl_decisions_total", ',fallback!="none"', *span)
+            requests = self._asked("request_seconds_count", "", *span)
+            fast = self._asked("request_seconds_bucket", f',le="{float(self.config.latency_s)}"', *span)
+            decisions = self._asked("decisions_total", "", *span)
+            failed = self._asked("decisions_total", f',fallback=~"{FAILED}"', *span)
+            replaced = self._asked("decisions_total", ',fallback!="none"', *span)
             violations = self._violations(*span)
-            tally = self._returns(*span)
+            returns = self._returns(*span)
         except ServerError:
             return None
         counts = {}
@@ -112,7 +122,9 @@ class PrometheusEvidence:
         if decisions is not None:
             counts["errors"] = Counts(min(failed or 0, decisions), decisions)
             counts["fallbacks"] = Counts(min(replaced or 0, decisions), decisions)
-        return LiveEvidence(measured_at_s, tally, counts, violations)
+        if returns is None:
+            return LiveEvidence(measured_at_s, None, counts, violations)
+        return LiveEvidence(measured_at_s, returns.tally, counts, violations, returns.variation, returns.objection)
 
     def alarms(self) -> list[Alarm]:
         """The alerts that fire, page, and name the candidate. Those about the whole service accuse nobody.
@@ -136,6 +148,13 @@ class PrometheusEvidence:
 
     def _violations(self, since_s: float, now_s: float) -> int | None:
         return self._increase("rl_safety_violations_total", "", since_s, now_s) if self.config.safety else 0
+
+    def _asked(self, name: str, more: str, since_s: float, now_s: float) -> int | None:
+        """By how much a count grew of what the candidate was asked, for clients and as a shadow."""
+        names = (f"rl_{name}", f"rl_shadow_{name.removeprefix('request_')}")
+        grown = [self._increase(one, more, since_s, now_s) for one in names]
+        known = [one for one in grown if one is not None]
+        return sum(known) if known else None
 
     def _increase(self, name: str, more: str, since_s: float, now_s: float) -> int | None:
         """By how much the candidate's counters grew; ``None`` where there is none.

@@ -1,14 +1,14 @@
-"""Our own service: one default version, set over the management API, and a file that says who is in the canary.
+"""Our own service: it splits its sessions itself, and is told how in one request over its management API.
 
-The service answers a request that names a version with that version, and any other with its default. So the default is the
-live version, and a client that serves many sessions (a building's gateway, say) names the trial version for those in the
-canary::
+::
 
-    client ── version_for(routing, session) ──▶ POST /v1/policies/NAME/action {"version": "v2", ...}
-                      ▲
-                 routing.json ◀── apply ──▶ PUT /v1/policies/NAME/default {"version": "v1"}
+    client ── POST /v1/policies/NAME/action {"session": "room-17", ...} ──▶ service ──▶ live or trial, as the hash has it
+                                                                              ▲   └── copy ──▶ shadow
+    controller ── PUT /v1/policies/NAME/routing {"live", "trial", "share", "salt", "shadow"} ┘
 
-Whoever does not read the file is answered by the live version, which is the safe side.
+A client names its session and nothing else. The service writes the routing into its state folder before it says yes, so
+that a restart goes on with it. A request that names a version gets that one; one without a session gets the live one, which
+is the safe side.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlcourse.errors import ServerError
-from rlcourse.release.routing import FileRouter, Routing
+from rlcourse.errors import ConfigError, ServerError
+from rlcourse.release.routing import Routing
 
 
 class ServiceRouter:
@@ -30,41 +29,54 @@ class ServiceRouter:
     Args:
         management: address of the management API, as ``http://127.0.0.1:8081``.
         policy: its name there.
-        split: the file that clients read.
         timeout_s: for each request.
     """
 
-    def __init__(self, management: str, policy: str, split: Path, *, timeout_s: float = 5.0) -> None:
-        self.address = f"{management.rstrip('/')}/v1/policies"
-        self.policy, self.split, self.timeout_s = policy, FileRouter(split), timeout_s
+    def __init__(self, management: str, policy: str, *, timeout_s: float = 5.0) -> None:
+        self.address, self.policy = f"{management.rstrip('/')}/v1/policies", policy
+        self.timeout_s = timeout_s
 
     def apply(self, routing: Routing) -> None:
-        """Set the default, then the split; where the default is there already it is left alone.
-
-        A trial that only has to be withdrawn is withdrawn first: that takes nobody's answer.
+        """All of it in one request: at no moment does half of it hold.
 
         Raises:
-            ServerError: the service does not answer, or one of the versions is not loaded.
-            StorageError: the split could not be written.
+            ServerError: the service does not answer, or one of the versions is not loaded; then nothing has changed.
         """
-        before = self.split.current()
-        if routing.trial is None and before is not None and before.live == routing.live:
-            self.split.apply(routing)
+        self._ask("PUT", f"/{quote(self.policy, safe='')}/routing", routing.to_json())
+
+    def current(self) -> Routing:
+        """What the service does now.
+
+        Raises:
+            ServerError: it does not answer, or has no such policy.
+        """
         listed = self._listed()
-        loaded = {str(one["version"]) for one in listed["versions"]}
-        missing = {routing.live, routing.trial} - {None} - loaded
-        if missing:
-            raise ServerError(
-                f"Not loaded: {', '.join(sorted(map(str, missing)))} of {self.policy}.",
-                mend=f"Load it: POST {self.address}/{self.policy}/versions.",
-            )
-        if listed["default"] != routing.live:
-            self._ask("PUT", f"/{quote(self.policy, safe='')}/default", {"version": routing.live})
-        self.split.apply(routing)
+        trial = listed["trial"] or {"version": None, "share": 0.0, "salt": ""}
+        return Routing(listed["default"], trial["version"], trial["share"], trial["salt"], listed["shadow"])
 
     def live(self) -> str:
         """The version that the service itself calls its default."""
         return str(self._listed()["default"])
+
+    def check(self, incumbent: str, candidate: str) -> None:
+        """Whether a release may begin.
+
+        Raises:
+            ServerError: the service does not answer, or has no such policy.
+            ConfigError: a version is not loaded, or another one is live.
+        """
+        listed = self._listed()
+        missing = {incumbent, candidate} - {str(one["version"]) for one in listed["versions"]}
+        if missing:
+            raise ConfigError(
+                f"Not loaded: {', '.join(sorted(missing))} of {self.policy}.",
+                mend=f"Load it: POST {self.address}/{self.policy}/versions.",
+            )
+        if listed["default"] != incumbent:
+            raise ConfigError(
+                f"{listed['default']} of {self.policy} is live, not {incumbent}.",
+                mend="Name the version that is live as the incumbent.",
+            )
 
     def _listed(self) -> dict[str, Any]:
         for one in self._ask("GET", "")["policies"]:
@@ -88,5 +100,6 @@ class ServiceRouter:
             raise ServerError(f"{method} {request.full_url}: {error.code} {said}", mend="See what it says.") from error
         except (OSError, ValueError) as error:
             raise ServerError(
-                f"{method} {request.full_url}: {error}", mend="Is the service running, and its management port open?"
+                f"{method} {request.full_url}: {error}",
+                mend="Start the service (rlcourse serve http), or name the address that it calls its management.",
             ) from error

@@ -7,6 +7,8 @@
 ``tensorboard:DIR``  event files in a folder
 ``mlflow:FILE``      MLflow's SQLite file, by default ``mlflow.db``; it holds many runs
 ``wandb:DIR``        a folder ``wandb`` in this one, by default here; it holds many runs
+``prometheus:PORT``  a port of this machine, for Prometheus to scrape while the run lasts
+``prometheus:FILE``  a file, FILE.prom, for the textfile collector of node_exporter
 ===================  =============================================================================
 """
 
@@ -22,6 +24,7 @@ from rlcourse.errors import ConfigError
 from rlcourse.training.trackers.console import ConsoleTracker
 from rlcourse.training.trackers.csv_file import CsvTracker
 from rlcourse.training.trackers.mlflow_file import MlflowTracker
+from rlcourse.training.trackers.prometheus_metrics import PrometheusTracker
 from rlcourse.training.trackers.tensorboard_files import TensorBoardTracker
 from rlcourse.training.trackers.wandb_files import WandbTracker
 from rlcourse.vocabulary import NullTracker, Tracker
@@ -46,7 +49,12 @@ class MultiTracker:
 
 
 def make_tracker(
-    words: str | Sequence[str], *, experiment: str = "rlcourse", run: str = "run", config: Any = None
+    words: str | Sequence[str],
+    *,
+    experiment: str = "rlcourse",
+    run: str = "run",
+    config: Any = None,
+    threshold: float | None = None,
 ) -> Tracker:
     """The tracker that ``words`` ask for.
 
@@ -54,25 +62,27 @@ def make_tracker(
         words: for example ``"csv:runs/one.csv"``; several joined by commas, or a sequence of them, whose paths may then
             hold commas.
         experiment: MLflow's experiment, W&B's project.
-        run: the run's name in both.
+        run: the run's name in both, and its label for Prometheus.
         config: a dataclass (or mapping) of settings to keep beside the metrics, where the library has a place for them.
+        threshold: the wanted return, of which Prometheus is told when it was reached.
 
     Raises:
         ConfigError: a word is not in the table of this module.
         MissingExtraError: a library is not installed.
         StorageError: there is no writing there.
+        ServerError: the port is taken.
     """
     parts = [part.strip() for part in words.split(",")] if isinstance(words, str) else list(words)
     with ExitStack() as on_failure:
         trackers: list[Tracker] = []
         for part in parts:
-            trackers.append(_one(part, experiment, run, config))
+            trackers.append(_one(part, experiment, run, config, threshold))
             on_failure.callback(trackers[-1].close)
         on_failure.pop_all()
     return trackers[0] if len(trackers) == 1 else MultiTracker(trackers)
 
 
-def _one(word: str, experiment: str, run: str, config: Any) -> Tracker:
+def _one(word: str, experiment: str, run: str, config: Any, threshold: float | None) -> Tracker:
     kind, _, where = word.partition(":")
     makers: dict[str, Callable[[], Tracker]] = {
         "null": NullTracker,
@@ -81,13 +91,17 @@ def _one(word: str, experiment: str, run: str, config: Any) -> Tracker:
         "tensorboard": lambda: TensorBoardTracker(Path(where), config=config),
         "mlflow": lambda: MlflowTracker(Path(where or "mlflow.db"), experiment=experiment, run=run, config=config),
         "wandb": lambda: WandbTracker(Path(where), project=experiment, run=run, config=config),
+        "prometheus": lambda: PrometheusTracker(
+            int(where) if where.isdecimal() else Path(where), run=run, threshold=threshold
+        ),
     }
     if kind not in makers:
         near = difflib.get_close_matches(kind, makers, n=1)
         meant = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(makers)}."
         raise ConfigError(f"There is no tracker called {kind!r}.", mend=meant)
-    if kind in ("csv", "tensorboard") and not where:
-        raise ConfigError(f"{kind} holds one run and must be told where.", mend=f"Write {kind}:PATH.")
+    if kind in ("csv", "tensorboard", "prometheus") and not where:
+        more = " or prometheus:PORT" if kind == "prometheus" else ""
+        raise ConfigError(f"{kind} holds one run and must be told where.", mend=f"Write {kind}:PATH{more}.")
     if (kind == "null" and where) or (kind == "console" and where not in ("", "always")):
         raise ConfigError(f"{kind} takes no place such as {where!r}.", mend=f"Write {kind} alone.")
     if "://" in where:

@@ -1,0 +1,176 @@
+"""``rlcourse release shadow``, ``apprentice``, ``ab`` and ``manifest``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcourse.recipes.command_line import main
+from rlcourse.release.apprentice import ApprenticeConfig, replay
+from rlcourse.serving import wire
+from tests.monitoring.logs import Written
+from tests.recipes.test_release import PERSON, START
+
+SHADOW = ("--candidate", "v2", "--policy", "p", "--requests", "4")
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -> dict[str, Any]:
+    assert main(["release", *map(str, words), "--json", "-"]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def shadowed(folder: Path, agreeing: int, of: int) -> None:
+    """Requests at probability 0.5, of which the shadow answers so many alike, for sure; these earn 3, the others 1."""
+    log = Written(folder)
+    for place in range(of):
+        alike = place < agreeing
+        name = log.decide(None, float(place), action=0)
+        line = wire.ShadowLine(name, place + 0.1, "p", "v2", 0 if alike else 1, 1.0 if alike else 0.0, 2.0)
+        log.add(wire.encode(line) + b"\n")
+        log.reward(name, place + 0.5, 3.0 if alike else 1.0)
+
+
+def test_a_shadow_from_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shadowed(tmp_path, 3, 4)
+    found = asked(capsys, "shadow", tmp_path, *SHADOW)
+    assert found["shadow"]["agreement"] == 0.75
+    assert (found["shadow"]["logged_reward"], found["shadow"]["counterfactual_reward"]) == (2.5, 3.0)
+    assert found["shadow"]["worth"] == pytest.approx(3.0)
+    assert found["judged"]["answer"] == "promote"
+    picky = asked(capsys, "shadow", tmp_path, *SHADOW, "--agreement", 0.8, status=1)
+    assert picky["judged"]["reasons"][0]["code"] == "shadow_disagrees"
+    assert asked(capsys, "shadow", tmp_path, *SHADOW[:-1], 5)["judged"]["answer"] == "hold"
+    assert main(["release", "shadow", str(tmp_path), *SHADOW]) == 0
+    shown = capsys.readouterr().out
+    assert "75.0%" in shown
+    assert "0->1" in shown
+
+
+def test_an_apprentice_earns_and_loses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, quick = tmp_path / "a1", ("--good", 0.1, "--too-many", 0.5, "--alpha", 0.2)
+    # (0.9/0.5)^n >= 5 after three answers: 5.8.
+    for number in range(3):
+        found = asked(capsys, "apprentice", folder, "--what", "approved", "--who", "mia", *quick)
+        assert found["level"] == ("approve" if number == 2 else "imitate")
+    # The demands of the first call hold, whatever later ones say.
+    for _ in range(3):
+        found = asked(capsys, "apprentice", folder, "--what", "approved")
+    assert found["level"] == "veto"
+    found = asked(capsys, "apprentice", folder, "--what", "violated", "--why", "31 C")
+    assert (found["level"], found["accepted"]) == ("approve", 0)
+    assert asked(capsys, "apprentice", folder)["results"][-1]["why"] == "31 C"
+    assert main(["release", "apprentice", str(folder)]) == 0
+    assert "approve: 0 accepted and 0 refused at this level, 7 answers in all" in capsys.readouterr().out
+
+
+def test_silence_teaches_only_where_it_is_consent() -> None:
+    quick = ApprenticeConfig(good=0.1, too_many=0.5, alpha=0.2)
+    assert [one.level for one in replay(quick, ["expired"] * 5)] == ["imitate"] * 5
+    learnt = replay(quick, ["approved"] * 3 + ["expired"] * 3 + ["approved"] * 3 + ["expired"] * 3 + ["vetoed"])
+    assert [learnt[place].level for place in (2, 5, 8, 11)] == ["approve", "approve", "veto", "autonomous"]
+    assert learnt[-1].refused == 1
+
+
+def episodes(folder: Path, gain: float) -> Path:
+    """Ten days of 20 and 20 episodes, deviation 1."""
+    day = np.repeat(np.arange(10), 40)
+    arm, noise = np.tile([False, True], 200), np.random.default_rng(0).normal(0.0, 1.0, 400)
+    told = {"day": day.tolist(), "candidate": arm.tolist(), "returns": (noise + gain * arm).tolist()}
+    path = folder / "evidence.json"
+    path.write_text(json.dumps({"measured_at_s": 0.0, "episodes": told}))
+    return path
+
+
+def test_one_log_read_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "ab", episodes(tmp_path, 1.0), "--effect", 0.5, "--sd", 1.0)
+    # (1.96 + 1.28)^2 / 0.5^2 = 42.0 of information, at about 10 a day: the fifth day.
+    assert found["planned"] == pytest.approx(42.03, abs=0.01)
+    days = found["results"]
+    assert [one["fixed"] for one in days[:3]] == ["not yet"] * 3
+    assert {one["fixed"] for one in days[5:]} == {"gain"}  # its first word is its last
+    first = next(one["day"] for one in days if one["always_valid"] == "gain")
+    assert first < next(one["day"] for one in days if one["fixed"] == "gain")  # twice the effect that was planned for
+    assert all(one["low"] <= one["estimate"] <= one["high"] for one in days)
+    nothing = asked(capsys, "ab", episodes(tmp_path, 0.0), "--effect", 0.5)["results"]
+    assert {one["always_valid"] for one in nothing} == {"not yet"}
+    assert nothing[-1]["fixed"] == "neither"
+    assert main(["release", "ab", str(tmp_path / "evidence.json"), "--effect", "0.5"]) == 0
+    assert "interval that always holds" in capsys.readouterr().out
+
+
+def test_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "r7"
+    assert main(["release", "start", str(folder), *START, *PERSON, "--router.kind", "file"]) == 0
+    capsys.readouterr()
+    services = ("--gateway", "edge", "--services", "v1=policy-v1", "v2=policy-v2")
+    route = asked(capsys, "manifest", folder, "--kind", "gateway", *services)["manifest"]
+    assert [one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]] == [980, 20]
+    output = tmp_path / "rollout.json"
+    asked(capsys, "manifest", folder, "--kind", "argo", "--image", "i", "--output", output)
+    steps = json.loads(output.read_text())["spec"]["strategy"]["canary"]["steps"]
+    assert [one["setWeight"] for one in steps[::2]] == [2, 10, 50, 95]
+    assert main(["release", "manifest", str(folder), "--kind", "argo", "--image", "i"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "Rollout"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["shadow", "nowhere", "--candidate", "v2"], 1, "nowhere"),
+        (["shadow", "nowhere"], 2, "--candidate"),
+        (["shadow", "nowhere", "--candidate", "v2", "--agreement", "2"], 2, "agreement"),
+        (["apprentice", "a"], 2, "--what"),
+        (["apprentice", "a", "--what", "vetoed"], 2, "--why"),
+        (["apprentice", "a", "--what", "approved", "--good", "0.5"], 2, "too_many"),
+        (["apprentice", "a", "--what", "praised"], 2, "praised"),
+        (["ab", "--effect", "1"], 2, "--monitor"),
+        (["ab", "--effect", "1", "--monitor", "http://127.0.0.1:9"], 2, "--candidate"),
+        (
+            ["ab", "--effect", "1", "--monitor", "http://127.0.0.1:9", "--candidate", "a", "--incumbent", "b"],
+            1,
+            "/returns",
+        ),
+        (["ab", "nowhere.json", "--effect", "1"], 1, "nowhere"),
+        (["ab", "nowhere.json"], 2, "--effect"),
+        (["manifest", "nowhere", "--kind", "argo", "--image", "i"], 2, "nowhere"),
+        (["manifest", "nowhere", "--kind", "argo"], 2, "--image"),
+        (["manifest", "nowhere", "--kind", "gateway", "--gateway", "g"], 2, "--services"),
+        (["manifest", "nowhere", "--kind", "gateway", "--gateway", "g", "--services", "v1"], 2, "VERSION=SERVICE"),
+        (["start", "r", *START, "--monitor", "http://127.0.0.1:9", "--why", "x"], 2, "--monitor"),
+        (["start", "r", *START[:4], "--monitor", "http://127.0.0.1:9", "--why", "x"], 1, "/returns"),
+    ],
+)
+def test_wrong_words(
+    words: list[str],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["release", *words]) == status
+    out, err = capsys.readouterr()
+    assert says in out + err
+    assert "Traceback" not in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_files_that_were_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a1"
+    asked(capsys, "apprentice", folder, "--what", "approved")
+    (folder / "answers.jsonl").write_text("{}\n")
+    assert main(["release", "apprentice", str(folder)]) == 1
+    assert "line 1" in capsys.readouterr().err
+    (folder / "demands.json").write_text('{"best": 1}')
+    assert main(["release", "apprentice", str(folder)]) == 1
+    assert "demands" in capsys.readouterr().err
+    empty = tmp_path / "e.json"
+    empty.write_text('{"measured_at_s": 0.0}')
+    assert main(["release", "ab", str(empty), "--effect", "1"]) == 1
+    assert "no episodes" in capsys.readouterr().err

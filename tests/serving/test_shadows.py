@@ -1,0 +1,257 @@
+"""A shadow is asked what the default was asked: it changes no answer, and its own answers are in the log."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcourse.errors import ConfigError, DatasetInvalidError
+from rlcourse.release.routing import Routing
+from rlcourse.release.shadow import judge_shadow, shadow_report
+from rlcourse.serving import wire
+from rlcourse.serving.client import InProcessClient
+from rlcourse.serving.decision_log import read_all_lines, read_lines
+from rlcourse.serving.following import LogFollower
+from rlcourse.serving.mirrored import mirrored, report_of
+from rlcourse.serving.policies import Artifact, read_artifact
+from rlcourse.serving.service import NullWatcher, PolicyService
+from rlcourse.serving.shadows import Shadows
+from tests.serving.test_assembly import ACT, asked, assembled
+from tests.serving.test_service import OBS, Scripted, service
+
+ROWS = OBS.tolist()
+
+
+def shadow_lines(lines: list[bytes]) -> list[wire.ShadowLine]:
+    found = [wire.read_any_line(line) for line in lines]
+    return [line for line in found if isinstance(line, wire.ShadowLine)]
+
+
+def with_shadow(*artifacts: Artifact, shadow: str = "v2") -> tuple[PolicyService, list[bytes]]:
+    made, log = service(*artifacts)
+    made.shelf.route("rl_policy", Routing(artifacts[0].version, shadow=shadow))
+    return made, log.lines
+
+
+def scripted(*probabilities: float) -> Scripted:
+    policy = Scripted()
+    policy.probabilities = list(probabilities) or policy.probabilities
+    return policy
+
+
+def test_no_answer_changes_and_the_log_has_both(save: Callable[..., Any]) -> None:
+    artifacts = [read_artifact(save("logits", seed)[0])._replace(version=f"v{seed}") for seed in (1, 2)]
+    policies = [save("logits", seed)[1] for seed in (1, 2)]
+    alone, _ = service(*artifacts)
+    made, lines = with_shadow(*artifacts)
+    clients, answers = [InProcessClient(one) for one in (alone, made)], []
+    for row in ROWS:
+        pair = [client.act(row, deterministic=False) for client in clients]
+        assert pair[0] == pair[1]  # the same draw, too
+        answers.append(pair[1])
+    batch = clients[1].act_batch(ROWS)
+    assert batch.version == "v1"
+    made.shadows.close()
+    found = shadow_lines(lines)
+    assert [line.request_id for line in found] == [one.request_id for one in (*answers, batch)]
+    chances = policies[1].probabilities(OBS)
+    for row, (line, answer) in enumerate(zip(found, answers, strict=False)):
+        assert (line.policy, line.version) == ("rl_policy", "v2")
+        assert line.probability == pytest.approx(float(chances[row, answer.action]), abs=1e-5)
+    likeliest = policies[1].act(OBS, greedy=True).tolist()
+    assert found[-1].action == likeliest
+    assert found[-1].probability == [float(a == b) for a, b in zip(likeliest, batch.action, strict=True)]
+    drawn = np.array([line.action for line in found[:-1]])
+    assert (drawn != np.array(likeliest)).any()  # asked as the default was: to draw
+    (first, second) = made.shelf.entries["rl_policy"].versions.values()
+    assert (first.counts, second.counts) == ({"": 2 * len(ROWS)}, {})  # who answered was v1
+
+
+def test_only_what_the_default_itself_decided_is_mirrored() -> None:
+    default = scripted()
+    made, lines = with_shadow(
+        *(Artifact(policy, f"v{n}", None, None) for n, policy in enumerate((default, scripted()), 1))
+    )
+    client = InProcessClient(made)
+    client.act([0.0, 0.0], request_id="mirrored")
+    client.act([0.0, 0.0], version="v2")
+    client.act([None, 0.0])
+
+    def breaks() -> None:
+        raise RuntimeError
+
+    default.does = breaks
+    client.act([0.0, 0.0])
+    default.does = lambda: None
+    made.shelf.route("rl_policy", Routing("v1", "v2", 0.999999, "r7", shadow="v2"))
+    assert client.act([0.0, 0.0], session="s").version == "v2"
+    made.shelf.route("rl_policy", Routing("v1"))
+    client.act([0.0, 0.0])
+    made.shadows.close()
+    assert [line.request_id for line in shadow_lines(lines)] == ["mirrored"]
+
+
+@pytest.mark.parametrize("broken", ["raises", "nan"])
+def test_a_shadow_that_breaks_is_written_down_and_harms_nobody(broken: str) -> None:
+    bad = scripted()
+    if broken == "nan":
+        bad.probabilities = [float("nan")] * 3
+
+    def breaks() -> None:
+        raise MemoryError
+
+    made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(bad, "v2", None, None))
+    bad.does = breaks if broken == "raises" else lambda: None
+    client = InProcessClient(made)
+    answers = [client.act([0.0, 0.0]) for _ in range(50)]
+    assert {(one.version, one.fallback) for one in answers} == {("v1", None)}
+    made.shadows.close()
+    found = shadow_lines(lines)
+    assert [(line.action, line.probability) for line in found] == [(None, None)] * 50
+    (first, second) = made.shelf.entries["rl_policy"].versions.values()
+    assert first.breaker.closed
+    assert second.breaker.closed  # who asks it by name does not feel the shadow
+    report = shadow_report(mirrored([wire.read_any_line(line) for line in lines], "v2"))
+    assert (report.requests, report.failed) == (50, 50)
+    assert judge_shadow(report, requests=50, agreement=0.0).answer == "roll_back"
+
+
+def test_a_shadow_that_hangs_fills_its_queue_and_no_more() -> None:
+    go_on, asked_ = threading.Event(), threading.Event()
+    slow = scripted()
+
+    def hangs() -> None:
+        asked_.set()
+        assert go_on.wait(60.0)
+
+    made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(scripted(), "v2", None, None))
+    loaded = made.shelf.entries["rl_policy"].split.shadow
+    assert loaded is not None
+    loaded.policy = slow
+    slow.does = hangs
+    client, most = InProcessClient(made), made.shadows._max_waiting
+    client.act([0.0, 0.0])
+    assert asked_.wait(60.0)
+    answers = [client.act([0.0, 0.0]) for _ in range(most + 7)]
+    assert {one.version for one in answers} == {"v1"}
+    assert made.shadows.dropped == 7
+    assert shadow_lines(lines) == []
+    go_on.set()
+    made.shadows.close()
+
+
+def test_a_recurrent_shadow_has_memories_of_its_own(save: Callable[..., Any]) -> None:
+    folder, policy = save("recurrent", 3)
+    shadow = read_artifact(folder)._replace(version="v2")
+    default = read_artifact(save("recurrent", 4)[0])._replace(version="v1")
+    made, lines = with_shadow(default, shadow)
+    client, wanted = InProcessClient(made), []
+    for _ in range(2):
+        memory = policy.first_memory(1)
+        for step, row in enumerate(OBS[:20]):
+            _, memory = policy.act_remembering(row[None], memory, greedy=True)
+            answer = client.act(row.tolist(), session="s", deterministic=False)
+            wanted.append(float(policy.network.actor(memory).softmax(-1)[0, answer.action].detach()))
+            client.act(OBS[50 + step].tolist(), session="t")  # another's memory is another's
+            client.act(OBS[90 + step].tolist(), session="s", version="v2")  # nor is it that of who asks it by name
+            # The end of the first episode is heard of long before the shadow has been asked about it.
+            client.reward(answer.request_id, 0.0, terminated=step == 19, session="s")
+    made.shadows.close()
+    decided = {line.request_id: line for line in map(wire.read_any_line, lines) if isinstance(line, wire.DecisionLine)}
+    of_s = [line.probability for line in shadow_lines(lines) if decided[line.request_id].session == "s"]
+    assert of_s == pytest.approx(wanted, abs=1e-4)
+    assert len({round(one, 3) for one in wanted}) > 20, "memory made no difference"
+
+
+def test_continuous_actions_are_logged_and_not_compared(save: Callable[..., Any]) -> None:
+    artifacts = [read_artifact(save("gaussian", seed)[0])._replace(version=f"v{seed}") for seed in (1, 2)]
+    made, log = service(*artifacts, fallback="0.5,1")
+    made.shelf.route("rl_policy", Routing("v1", shadow="v2"))
+    InProcessClient(made).act(ROWS[0])
+    made.shadows.close()
+    (line,) = shadow_lines(log.lines)
+    wanted = save("gaussian", 2)[1].act(OBS[:1], greedy=True)[0]
+    assert line.action == pytest.approx(wanted.tolist(), abs=1e-5)
+    with pytest.raises(DatasetInvalidError, match="continuous"):
+        mirrored([wire.read_any_line(one) for one in log.lines], "v2")
+
+
+def test_the_report_of_a_log(save: Callable[..., Any], tmp_path: Path) -> None:
+    """Worked by hand: v1 has done action 1 at 0.75; v2 would have done it at 0.5, so every weight is 2/3."""
+    assembly = assembled(tmp_path)
+    for n, policy in enumerate((scripted(), scripted(0.25, 0.5, 0.25)), 1):
+        assembly.shelf.add(assembly.shelf.warm("rl_policy", Artifact(policy, f"v{n}", None, None)))
+    assembly.shelf.route("rl_policy", Routing("v1", shadow="v2"))
+    ask = {"observation": [0.0, 0.0], "deterministic": False}
+    rewards = [
+        {"request_id": "r0", "reward": 4.0},
+        {"request_id": "r1", "reward": 1.0, "executed": {"action": 1}},
+        {"request_id": "r2", "reward": 99.0, "executed": {"action": 0, "reason": "smoke"}},
+        {"request_id": "batch", "row": 1, "reward": 10.0},
+    ]
+    responses = asked(
+        assembly.application,
+        *(("POST", ACT, {**ask, "request_id": f"r{n}"}) for n in range(4)),
+        ("POST", ACT, {"observation": [[0.0, 0.0]] * 2, "request_id": "batch"}),
+        ("POST", "/v1/rewards", rewards),
+        ("GET", "/metrics", None),
+    )
+    assert [one.status_code for one in responses[:-1]] == [200] * 5 + [202]
+    assembly.close()
+    found = mirrored(read_all_lines(tmp_path / "decisions"), "v2")
+    assert [(one.action, one.probability, one.shadow_action, one.shadow_probability) for one in found] == [
+        *[(1, 0.75, 1, 0.5)] * 4,
+        *[(1, 1.0, 1, 1.0)] * 2,  # deterministic both
+    ]
+    nan = math.nan
+    assert [one.reward for one in found] == pytest.approx([4.0, 1.0, nan, nan, nan, 10.0], nan_ok=True)
+    report = report_of(tmp_path / "decisions", "v2", promised_ms=1e6)
+    assert (report.requests, report.failed, report.late, report.agreement, report.rewarded) == (6, 0, 0, 1.0, 3)
+    assert report.logged_reward == pytest.approx(5.0)
+    assert report.counterfactual_reward == pytest.approx((2 / 3 * 5.0 + 10.0) / (4 / 3 + 1.0))
+    assert report.worth == pytest.approx((4 / 3 + 1.0) ** 2 / (8 / 9 + 1.0))
+    assert report_of(tmp_path / "decisions", "v3").requests == 0
+    # Whoever reads decisions reads none of these.
+    assert {type(line) for line in read_lines(tmp_path / "decisions")} == {wire.DecisionLine, wire.RewardLine}
+    piece = LogFollower(tmp_path / "decisions").next_piece()
+    assert piece is not None
+    assert (len(piece.lines), piece.unreadable) == (9, 0)
+
+
+def test_what_a_shadow_did_is_in_the_metrics_apart(tmp_path: Path) -> None:
+    assembly = assembled()
+    for n in (1, 2):
+        assembly.shelf.add(assembly.shelf.warm("rl_policy", Artifact(scripted(), f"v{n}", None, None)))
+    assembly.shelf.route("rl_policy", Routing("v1", shadow="v2"))
+    asked(assembly.application, *[("POST", ACT, {"observation": [0.0, 0.0]})] * 3)
+    assembly.close()
+    (metrics,) = asked(assembly.application, ("GET", "/metrics", None))
+    lines = metrics.text.splitlines()
+    assert {
+        'rl_decisions_total{fallback="none",policy="rl_policy",version="v1"} 3.0',
+        'rl_shadow_decisions_total{fallback="none",policy="rl_policy",version="v2"} 3.0',
+        'rl_shadow_seconds_count{policy="rl_policy",version="v2"} 3.0',
+        "rl_shadow_dropped_total 0.0",
+    } <= set(lines)
+    assert not [line for line in lines if line.startswith("rl_decisions_total") and "v2" in line]
+
+
+def test_a_queue_of_nothing_is_refused() -> None:
+    made, log = service()
+    with pytest.raises(ConfigError):
+        Shadows(
+            made.ask,
+            made.rng,
+            clock=time.monotonic,
+            wall=time.time,
+            recorder=log,
+            watcher=NullWatcher(),
+            max_waiting=0,
+        )
