@@ -69,7 +69,7 @@ class Program(Generic[R]):
         with torch.no_grad():
             run = torch._inductor.standalone_compile(
                 graph,
-                everything,
+                list(everything),
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": {"cpp_wrapper": True}},
             )
@@ -81,7 +81,7 @@ class _StandIns(TorchDispatchMode):
     """Operations see stand-ins in place of real tensors, so that tracing an in-place operation changes nothing."""
 
     def __init__(self, known: dict[int, Tensor], make: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = known
         self.make = make
         self.met: list[Tensor] = []
@@ -105,7 +105,8 @@ def _met(function: Callable[..., Any], given: list[Tensor]) -> list[Tensor]:
     unreal = [fake.from_tensor(each) for each in given]
     with fake, _StandIns({}, fake.from_tensor) as meeting:
         function(*unreal)
-    return meeting.met
+    met: list[Tensor] = meeting.met
+    return met
 
 
 _under_way: list[Program[Any]] = []

@@ -36,8 +36,8 @@ def test_one_row_and_several_agree(num_actions: int, greedy: bool) -> None:
     for row, action, chances in zip(OBS, together.actions, together.probabilities, strict=True):
         alone = policy.act(row[None], greedy=greedy, generator=generator)
         assert alone.probabilities is not None
-        assert (alone.actions.shape, alone.actions.dtype) == ((1,), np.int64)
-        assert (alone.probabilities.shape, alone.probabilities.dtype) == ((1, num_actions), np.float32)
+        assert alone.actions.shape == (1,) and alone.actions.dtype == np.int64
+        assert alone.probabilities.shape == (1, num_actions) and alone.probabilities.dtype == np.float32
         assert alone.actions.item() == action
         np.testing.assert_allclose(alone.probabilities[0], chances, rtol=1e-4, atol=1e-6)
 
