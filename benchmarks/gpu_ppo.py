@@ -33,7 +33,10 @@ from rlcourse.vocabulary import OnPolicyLearner
 
 ROLLOUT_STEPS = 32
 EPOCHS, MINIBATCHES = 4, 4
-COLLECTORS: dict[str, Callable[..., RolloutCollector]] = {"asked for one by one": RolloutCollector, "recorded": rollout_collector}
+COLLECTORS: dict[str, Callable[..., RolloutCollector]] = {
+    "asked for one by one": RolloutCollector,
+    "recorded": rollout_collector,
+}
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ class PPOConfig:
     maximum_gradient: float = 0.5
     """Cap on the length of one step's gradient."""
     compiled: bool = False
-    """Compile each gradient step. Worth twenty seconds at the start where a run takes minutes; not with ``memory``."""
+    """Compile updates. Worth half a minute at the start where a run takes minutes; not with ``memory``."""
     log_std: float = 0.0
     """First log-spread of continuous actions, in half-ranges of their bounds. Lower it for a calmer start."""
 

@@ -64,7 +64,7 @@ class DailyReturns:
         """``{"day_s": ..., "policies": {policy: {day: {version: [episodes, total, squares]}}}}``.
 
         With conditions also ``"conditions": {"columns": [...], "over": ...}`` and ``"moments"``, a tree of the same form, of
-        :attr:`rlcourse.release.conditions.RunningSums.numbers`.
+        the numbers of :class:`~rlcourse.release.conditions.RunningSums`.
         """
         policies = {
             policy: {str(day): {name: list(sums) for name, sums in versions.items()} for day, versions in days.items()}

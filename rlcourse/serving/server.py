@@ -250,7 +250,7 @@ def status_line(status: int) -> bytes:
     return f"{status} {http.HTTPStatus(status).phrase}".encode()
 
 
-def quick_protocol(application: Application) -> type[_Quick]:
+def quick_protocol(application: Application) -> type[asyncio.Protocol]:
     """The protocol of this application's connections."""
     return type("_QuickHere", (_Quick,), {"application": application, "heads": Heads(), "opening": Opening()})
 

@@ -391,3 +391,20 @@ def test_a_rollout_without_a_spread_is_refused_before_it_ruins_the_weights(
     learner = made(env, PPOConfig(hidden=(8,), memory=memory))
     with pytest.raises(ShapeError, match="no spread"):
         learner.update(collector_of(env).collect(learner.policy, steps))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_a_compiled_update_is_the_same_update() -> None:
+    rollout = collector_of(Bandit(16)).collect(made(Bandit(16), SMALL).policy, 8)
+    config = replace(SMALL, activation="tanh", epochs=3)
+    plain, fused = made(Bandit(16), config), made(Bandit(16), replace(config, compiled=True))
+    for fraction in (1.0, 0.5):
+        for learner in (plain, fused):
+            learner.anneal(fraction)
+        expected, found = plain.update(rollout), fused.update(rollout)
+        assert expected.keys() == found.keys()
+        for name, number in expected.items():
+            torch.testing.assert_close(found[name], number, rtol=1e-4, atol=1e-5, msg=name)
+    for a, b in zip(plain.network.parameters(), fused.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
