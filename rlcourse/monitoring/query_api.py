@@ -7,8 +7,9 @@
     GET /api/v1/alerts                                   what is pending or firing
     GET /-/ready
 
-What is outside of this part, or about a metric that is not kept, is refused with status 400 and the reason. An empty answer
-would be taken for "there is none".
+What is outside of this part, about a metric that is not kept, or about a time before the first scrape or before what is kept,
+is refused with status 400 and the reason. An empty answer would be taken for "there is none", and one that begins late for a
+counter that began at 0.
 
 Reference: Prometheus documentation, "HTTP API".
 """
@@ -62,6 +63,8 @@ class QueryApi:
             ConfigError: the question is not understood, or about something that is not kept.
         """
         tree, now_s = self._query(words), _time(words, "time", self.clock())
+        if words.get("time") and not _is_number(tree):
+            self._refuse_unknown(now_s)
         if isinstance(tree, Selector) and tree.range_s is not None:
             windows = self.evaluator.samples.window(tree, now_s)
             result = [
@@ -90,6 +93,7 @@ class QueryApi:
                 f"From {start_s:g} to {end_s:g} in steps of {step_s:g} s.",
                 mend=f"End after the start, with fewer than {MOST_POINTS:,} steps.",
             )
+        self._refuse_unknown(start_s)
         series: dict[Labels, list[list[Any]]] = {}
         for number in range(math.floor((end_s - start_s) / step_s) + 1):
             at_s = start_s + number * step_s
@@ -124,6 +128,20 @@ class QueryApi:
             return Page(json.dumps(content).encode())
 
         return page
+
+    def _refuse_unknown(self, time_s: float) -> None:
+        """Every round of scrapes writes ``up``, whether a target answers or not."""
+        scraped = self.evaluator.samples.window(Selector("up", range_s=math.inf), math.inf).values()
+        if not scraped:
+            raise ConfigError("Nothing has been scraped yet.", mend="Ask again after the first round.")
+        first_s = min(one.times[one.first] for one in scraped)
+        last_s = max(one.times[one.last - 1] for one in scraped)
+        known_s = max(first_s, last_s - self.evaluator.samples.retention_s)
+        if time_s < known_s:
+            raise ConfigError(
+                f"Nothing is known of {time_s:.0f}: what is kept begins {known_s - time_s:.0f} s later.",
+                mend="The embedded evaluator forgets when it restarts; run Prometheus, or begin the release again.",
+            )
 
     def _query(self, words: Mapping[str, str]) -> Expression:
         tree = parse(_word(words, "query"))

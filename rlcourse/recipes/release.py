@@ -110,8 +110,9 @@ class Start(ByPerson):
     monitor: str | None = None
     """Address of rlcourse monitor follow: what is usual and how much it varies is taken from its log, with what its
     --conditions explain taken out, until yesterday. The evidence of every step is then adjusted in the same way."""
-    policy: str = "rl_policy"
-    """Name of the policy in the service, for --monitor."""
+    policy: str | None = None
+    """Name of the policy in the service, for --monitor and for every step. By default the one that --router.policy names to the
+    service, which is rl_policy."""
     usual: float | None = None
     """Mean return of the incumbent's episodes. By default as the monitor says; without one -45, the server room's."""
     sd: float | None = None
@@ -150,6 +151,16 @@ class Start(ByPerson):
             raise ConfigError("Nothing to be relative to, or no stages.", mend="Name --usual and --shares.")
         if self.monitor is not None and not (self.usual is None and self.sd is None):
             raise ConfigError("What is usual was named twice.", mend="Use --monitor, or --usual and --sd.")
+        if self.router.kind == "service" and self.policy_name != self.router.policy:
+            raise ConfigError(
+                f"The release is of {self.policy_name}, and the service is told about {self.router.policy}.",
+                mend="Give --policy and --router.policy the same name, or name one of them alone.",
+            )
+
+    @property
+    def policy_name(self) -> str:
+        """Whose returns and counts are the evidence."""
+        return self.policy or (self.router.policy if self.router.kind == "service" else RouterConfig.policy)
 
     def release(self, variates: Variates | None = None) -> Release:
         """Stages and gate.
@@ -208,8 +219,8 @@ class Step(OfRelease):
     """Address of Prometheus: its counts are the evidence, and an alert that pages about the candidate goes back at once."""
     monitor: str | None = None
     """Address of rlcourse monitor follow, which knows both versions' returns."""
-    policy: str = "rl_policy"
-    """Name of the policy in the service, for --prometheus."""
+    policy: str | None = None
+    """Name of the policy in the service, for --prometheus. By default, and at most, the one that the release began with."""
     safety: bool = False
     """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where rewards say how many
     violations a decision led to, and rlcourse monitor follow counts them."""
@@ -297,7 +308,7 @@ def start(config: Start) -> Controller:
     router = config.router.router(config.folder)
     variates = None
     if config.monitor is not None and config.strategy == "canary":
-        variates = usual_returns(config.monitor, config.policy, config.incumbent, time.time())
+        variates = usual_returns(config.monitor, config.policy_name, config.incumbent, time.time())
         say(usual_text(variates, config.incumbent))
     release = config.release(variates)
     verdict = None if config.verdict is None else read_object(config.verdict)
@@ -309,6 +320,7 @@ def start(config: Start) -> Controller:
     if isinstance(router, ServiceRouter):  # before anything is written: begun is begun
         router.check(config.incumbent, config.candidate)
     settings = {"router": plain(config.router), "verdict": verdict, "judged_as": judged_as}
+    settings["policy"] = config.policy_name
     settings["variates"] = None if variates is None else plain(variates)
     write_json(config.folder / "settings.json", settings)
     return Controller.start(config.folder, release, router, who=config.who, why=config.why)
@@ -355,21 +367,32 @@ def _step(config: Step) -> GateAnswer:
     if config.prometheus is not None and config.evidence is not None:
         raise ConfigError("There are two sources of evidence.", mend="Use either --evidence or --prometheus.")
     controller, verdict = _controller(config.folder), _verdict(config.folder)
+    policy = _policy(config)
     if config.prometheus is None:
         return controller.tick(_evidence(config, controller.release.variation), verdict)
     release = controller.release
-    asked = EvidenceConfig(url=config.prometheus, policy=config.policy, safety=config.safety)
+    asked = EvidenceConfig(url=config.prometheus, policy=policy, safety=config.safety)
     if config.monitor is None:
         return prometheus.step(controller, PrometheusEvidence(asked, release.candidate), verdict)
     returns = MonitorReturns(
         config.monitor,
-        config.policy,
+        policy,
         release.incumbent,
         release.candidate,
         promised=release.variation,
         variates=_variates(config.folder),
     )
     return prometheus.step(controller, PrometheusEvidence(asked, release.candidate, returns=returns), verdict)
+
+
+def _policy(config: Step) -> str:
+    # A release that began before names were written down has none.
+    begun = read_object(config.folder / "settings.json").get("policy")
+    if begun is not None and config.policy not in (None, begun):
+        raise ConfigError(
+            f"This release is of {begun}, not of {config.policy}.", mend="Leave --policy out: the release remembers it."
+        )
+    return str(begun or config.policy or RouterConfig.policy)
 
 
 def usual_text(variates: Variates, incumbent: str) -> str:

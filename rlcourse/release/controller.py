@@ -213,6 +213,7 @@ class Controller:
             verdict=verdict,
             candidate=self.release.candidate,
             approved=state.approved,
+            acts=self.release.stages[state.stage].kind != "shadow",
         )
 
     def _act(self, state: ReleaseState, answer: GateAnswer) -> None:

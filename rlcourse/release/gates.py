@@ -151,6 +151,8 @@ class LiveEvidence:
     """Of these returns, where it is not what the release was planned with."""
     objection: Reason | None = None
     """Why these returns may end the release and cannot carry it on."""
+    unknown: Reason | None = None
+    """Why something is missing, where monitoring says so."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def decide(
     verdict: OffPolicyVerdict | None = None,
     candidate: str = "",
     approved: bool = False,
+    acts: bool = True,
 ) -> GateAnswer:
     """One decision.
 
@@ -217,6 +220,8 @@ def decide(
         verdict: of off-policy evaluation; ``None`` where there was no log to ask, and then a person has to approve.
         candidate: whom the verdict has to be about.
         approved: a person has approved of what the log could not tell.
+        acts: the candidate's decisions are carried out. Those of a shadow are not: nothing can come of them, so that nobody
+            counts violations and none are waited for.
     """
     if evidence is not None and evidence.variation is not None:
         variation = evidence.variation
@@ -225,7 +230,7 @@ def decide(
         stops.append(Reason("off_policy_reject", verdict.reason))
     if stops:
         return GateAnswer("roll_back", tuple(stops))
-    blind = _blindness(evidence, now_s, demand, config)
+    blind = _blindness(evidence, now_s, demand, config, acts=acts)
     if blind:
         age = now_s - max(since_s, evidence.measured_at_s if evidence is not None else since_s)
         if age > config.blind_s:
@@ -281,7 +286,9 @@ def _hard_stops(evidence: LiveEvidence, variation: Variation, config: GateConfig
     return found
 
 
-def _blindness(evidence: LiveEvidence | None, now_s: float, demand: Demand, config: GateConfig) -> list[Reason]:
+def _blindness(
+    evidence: LiveEvidence | None, now_s: float, demand: Demand, config: GateConfig, *, acts: bool
+) -> list[Reason]:
     if evidence is None:
         return [Reason("monitoring_unreachable", "Monitoring did not answer.")]
     age = now_s - evidence.measured_at_s
@@ -289,9 +296,11 @@ def _blindness(evidence: LiveEvidence | None, now_s: float, demand: Demand, conf
         return [Reason("evidence_stale", f"The newest evidence is {age:.0f} s old.", {"age_s": age})]
     missing = [objective.name for objective in config.objectives if objective.name not in evidence.counts]
     missing += ["returns"] * (evidence.tally is None and demand.prove != "service") + ["violations"] * (
-        evidence.violations is None
+        evidence.violations is None and acts
     )
     found = [Reason("evidence_missing", f"Nothing is known of {name}.") for name in missing]
+    if missing and evidence.unknown is not None:
+        found.append(evidence.unknown)
     if evidence.objection is not None and demand.prove != "service":
         found.append(evidence.objection)
     if evidence.tally is not None and not all(np.isfinite(part).all() for part in evidence.tally):

@@ -13,6 +13,7 @@ The thread shares the interpreter with that path. So it asks about one request a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -30,6 +31,8 @@ from rlcourse.serving.shelf import Loaded
 
 if TYPE_CHECKING:
     from rlcourse.serving.service import Recorder, Watcher
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
 """How long a copy may wait before the thread looks."""
@@ -96,8 +99,12 @@ class Shadows:
     def forget(self, shadow: Loaded, session: str) -> None:
         """Drop what it remembers of a session, once it has been asked all that came before."""
         sessions = shadow.sessions
-        if sessions is not None:
-            self._queue.append(lambda: sessions.forget(session))
+        if sessions is None or self._thread is None:
+            return  # nothing was ever remembered
+        if len(self._queue) >= self._max_waiting:
+            self.dropped += 1  # the session's memory goes when it expires
+            return
+        self._queue.append(lambda: sessions.forget(session))
 
     def close(self) -> None:
         """Ask what is in the queue, and end; a shadow that hangs is not waited for. Twice does no harm."""
@@ -112,29 +119,46 @@ class Shadows:
 
     def _drain(self) -> None:
         while self._queue:
-            self._queue.popleft()()
+            try:
+                self._queue.popleft()()
+            except Exception:  # a log that cannot be written, say: the next copy may fare better
+                logger.exception("A copy for a shadow was lost")
+                self.dropped += 1
             time.sleep(0.0)  # whoever answers waits for the interpreter no longer than for one call
 
     def _mirror(self, shadow: Loaded, prepared: Prepared, request_id: str, action: Any) -> None:
-        request, sessions = prepared.request, shadow.sessions
-        memory = None
-        if sessions is not None:
-            if request.session is not None and not request.reset:
-                memory = sessions.get(request.session)
-            if memory is None:
-                memory = shadow.policy.first_memory(len(prepared.obs))
         began = self._clock()
-        decided = self._ask(shadow, prepared.obs, request.deterministic, prepared.mask, memory, rng=self._rng).decided
-        seconds = self._clock() - began
-        if decided is not None and sessions is not None and request.session is not None:
-            assert decided.memory is not None
-            sessions.put(request.session, decided.memory)
-        own, probability = (None, None) if decided is None else _of_the_same(decided, action, prepared)
+        own: Any = None
+        probability: Any = None
+        try:
+            decided = self._decided(shadow, prepared)
+            seconds = self._clock() - began
+            if decided is not None:
+                own, probability = _of_the_same(decided, action, prepared)
+        except Exception:  # whatever it is, the next copy is asked all the same
+            logger.exception("The shadow %s of %s failed", shadow.version, shadow.name)
+            seconds, decided = self._clock() - began, None
         line = wire.ShadowLine(
             request_id, self._wall(), shadow.name, shadow.version, own, probability, round(seconds * 1e3, 3)
         )
         self._recorder.append(wire.encode(line))
         self._watcher.shadowed(shadow, len(prepared.obs), seconds, failed=decided is None)
+
+    def _decided(self, shadow: Loaded, prepared: Prepared) -> Decided | Drawn | None:
+        request, sessions = prepared.request, shadow.sessions
+        # A batch has one session and many rows: the version that answers keeps no memory of it, and neither does this one.
+        session = None if prepared.many else request.session
+        memory = None
+        if sessions is not None:
+            if session is not None and not request.reset:
+                memory = sessions.get(session)
+            if memory is None:
+                memory = shadow.policy.first_memory(len(prepared.obs))
+        decided = self._ask(shadow, prepared.obs, request.deterministic, prepared.mask, memory, rng=self._rng).decided
+        if decided is not None and sessions is not None and session is not None:
+            assert decided.memory is not None
+            sessions.put(session, decided.memory)
+        return decided
 
 
 def _of_the_same(decided: Decided | Drawn, action: Any, prepared: Prepared) -> tuple[Any, Any]:

@@ -22,10 +22,13 @@ from rlcourse.monitoring.exposing import Exposed, Page, Pages
 from rlcourse.monitoring.limits import Limits
 from rlcourse.monitoring.query_api import QueryApi
 from rlcourse.monitoring.rules import rule_file
+from rlcourse.monitoring.samples import labels_of
 from rlcourse.monitoring.scraping import Scraped, Target
 from rlcourse.monitoring.stack import ALERTMANAGER, RULES, Stack, StackConfig
 from rlcourse.monitoring.watch import Watch
 from rlcourse.release.adapters.prometheus import SERIES, EvidenceConfig, PrometheusEvidence
+from rlcourse.release.gates import Demand, GateConfig, decide
+from rlcourse.release.matching import Variation
 
 GROUPS = rule_groups(Limits(hold_s=0.0), BASELINES)
 V2 = {"policy": "rl_policy", "version": "v2"}
@@ -74,7 +77,7 @@ def test_the_answers_have_prometheus_form(url: str) -> None:
     }
     assert got(url, "query", query="1 / 0") == {"resultType": "scalar", "result": [102.5, "+Inf"]}
     assert got(url, "query", query=f'{name}{{version="v3"}}') == {"resultType": "vector", "result": []}
-    assert got(url, "query_range", query=f"{name} - 5", start=99.0, end=102.4, step="1s") == {
+    assert got(url, "query_range", query=f"{name} - 5", start=100.0, end=102.4, step="1s") == {
         "resultType": "matrix",
         "result": [{"metric": without_name, "values": [[100.0, "0"], [101.0, "2"], [102.0, "7"]]}],
     }
@@ -96,7 +99,9 @@ def test_the_answers_have_prometheus_form(url: str) -> None:
         ("query_range", {"query": "up", "start": 0, "end": 11_000, "step": 1}, "fewer than 11,000"),
         ("query_range", {"query": "up", "start": 0, "end": 1, "step": "0s"}, "above 0"),
         ("query_range", {"query": "up", "start": 0, "end": 1, "step": "often"}, "no duration"),
-        ("query_range", {"query": "up[5m]", "start": 0, "end": 1, "step": 1}, "stands alone"),
+        ("query_range", {"query": "up[5m]", "start": 100, "end": 101, "step": 1}, "stands alone"),
+        ("query_range", {"query": "up", "start": 99, "end": 102, "step": 1}, "begins 1 s later"),
+        ("query", {"query": "up", "time": 99}, "begins 1 s later"),
     ],
 )
 def test_what_is_not_understood_is_refused_and_not_answered_with_nothing(
@@ -108,6 +113,39 @@ def test_what_is_not_understood_is_refused_and_not_answered_with_nothing(
     content = json.load(refused.value)
     assert (content["status"], content["errorType"]) == ("error", "bad_data")
     assert why in content["error"]
+
+
+def test_a_release_that_is_older_than_what_is_kept_holds_and_says_why(url: str) -> None:
+    """Series that begin late would be read as counters that began at 0: 12 requests, where 7 have been seen."""
+    found = PrometheusEvidence(EvidenceConfig(url=url), "v2").evidence(99.0, 102.0)
+    assert found is None  # nobody wrote rl_default_version
+    named = [Scraped("rl_default_version", {"policy": "rl_policy", "version": "v1"}, 1.0)]
+    watch = watching(*([*requests(count), *named] for count in (5.0, 7.0, 12.0)))
+    with Pages(QueryApi(watch.evaluator, watch.lock).pages(), 0) as pages:
+        source = PrometheusEvidence(EvidenceConfig(url=f"http://{pages.address}"), "v2")
+        late, known = source.evidence(99.0, 102.0), source.evidence(100.0, 102.0)
+        watch.evaluator.samples.add(labels_of({"__name__": "up"}), 102.0 + watch.evaluator.samples.retention_s, 1.0)
+        with pytest.raises(urllib.error.HTTPError) as forgotten:
+            got(f"http://{pages.address}", "query_range", query="up", start=100.0, end=102.0, step=1)
+        forgotten.value.close()
+    assert late is not None
+    assert known is not None
+    assert (late.counts, late.violations, known.unknown) == ({}, None, None)
+    assert late.unknown is not None
+    assert "begins 1 s later" in late.unknown.text
+    assert late.measured_at_s == 102.0
+    answer = decide(
+        late, now_s=102.0, since_s=99.0, demand=Demand("service"), variation=Variation(1.0, 1.0), config=GateConfig()
+    )
+    assert (answer.answer, answer.reasons[-1].code) == ("hold", "monitoring_refused")
+
+
+def test_nothing_is_said_before_the_first_scrape() -> None:
+    watch = watching()
+    with Pages(QueryApi(watch.evaluator, watch.lock).pages(), 0) as pages:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            got(f"http://{pages.address}", "query_range", query="up", start=1, end=2, step=1)
+        assert "Nothing has been scraped" in json.load(refused.value)["error"]
 
 
 def test_other_pages_are_not_found(url: str) -> None:
@@ -138,6 +176,7 @@ rl_breaker_state{{policy="rl_policy",version="v2"}} {breaker}
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("one_at_a_time")
 def test_a_release_gets_the_same_evidence_as_from_prometheus(tmp_path: Path) -> None:
     """Both scrape one service that restarts; the release begins in the middle of it."""
     shown = {"text": b""}

@@ -260,9 +260,11 @@ def test_without_prometheus_the_same_alerts_arrive(
         ready = re.search(r"ready: (http://\S+) ", said)
         assert ready is not None
         release = PrometheusEvidence(EvidenceConfig(url=ready[1], safety=False), version)
+        time.sleep(3.0)  # three scrapes: what was before the first of them nobody knows
+        began = time.time()
         load.broken = True
         inbox.first("FallbackRateHigh")
-        evidence = release.evidence(time.time() - 60.0, time.time())
+        evidence = release.evidence(began, time.time())
         assert evidence is not None and evidence.counts["fallbacks"].bad > 0
         load.broken = False
         inbox.first("FallbackRateHigh", "resolved")

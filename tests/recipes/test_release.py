@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlcourse.errors import ConfigError
 from rlcourse.recipes.command_line import main
+from rlcourse.recipes.release import RouterConfig, Start
 from rlcourse.release.routing import FileRouter, Routing
 from tests.release.pieces import verdict
 from tests.release.test_adapter_prometheus import Played, alert, played  # noqa: F401 - a fixture
@@ -204,6 +206,28 @@ def test_prometheus_is_asked_and_an_alert_about_the_candidate_goes_back(shell: S
     played.alerts = [alert()]
     assert shell("step", *there, status=1)["gate"]["reasons"][0]["code"] == "alert_ReturnBelowBaseline"
     assert shell.routing == Routing("v1")
+
+
+def test_the_policy_is_named_once(shell: Shell, played: Played, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    shell("start", *START, *PERSON, "--policy", "cooling")
+    assert json.loads((shell.folder / "settings.json").read_text())["policy"] == "cooling"
+    there = ["--prometheus", played.url, "--monitor", played.url]
+    played.alerts = [alert()]
+    assert shell("step", *there)["gate"]["answer"] == "hold"  # of another policy
+    assert main(["release", "step", str(shell.folder), *there, "--policy", "rl_policy"]) == 2
+    assert "This release is of cooling" in capsys.readouterr().err
+    played.alerts = [alert(policy="cooling")]
+    assert shell("step", *there, "--policy", "cooling", status=1)["gate"]["answer"] == "roll_back"
+
+
+def test_the_policy_is_the_one_that_the_service_is_told_about() -> None:
+    def told(**more: Any) -> Start:
+        return Start(folder=Path("r"), candidate="v2", incumbent="v1", why="", **more)
+
+    assert told(router=RouterConfig(policy="cooling")).policy_name == "cooling"
+    assert told(router=RouterConfig("haproxy", policy="backend")).policy_name == "rl_policy"
+    with pytest.raises(ConfigError, match="told about rl_policy"):
+        told(policy="cooling")
 
 
 def test_no_prometheus_at_all_holds(shell: Shell) -> None:

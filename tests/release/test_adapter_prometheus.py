@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcourse.errors import ConfigError, ServerError
+from rlcourse.errors import ConfigError, DatasetInvalidError, ServerError
 from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvidence, growth, step
-from rlcourse.release.adapters.returns import MonitorReturns
+from rlcourse.release.adapters.returns import MonitorReturns, usual_returns
+from rlcourse.release.adjusting import Variates
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Counts, Demand, GateConfig, LiveReturns
 from rlcourse.release.matching import Tally, Variation
 from rlcourse.release.routing import FileRouter, Routing
-from rlcourse.release.stages import Release, Stage
+from rlcourse.release.stages import Release, Stage, blue_green
 from tests.release.pieces import tally, verdict
 
 NOW = 10_000.0
@@ -38,6 +39,7 @@ class Played:
     newest: float | None = NOW
     returns: Any = None
     broken: bool = False
+    asked: dict[str, float] = field(default_factory=dict)  # by the query, from when on
 
     def answer(self, path: str, words: dict[str, str]) -> Any:
         if self.broken:
@@ -49,6 +51,7 @@ class Played:
         if path.endswith("/query"):
             values = [] if self.newest is None else [{"values": [[self.newest - 1.0, "1"], [self.newest, "1"]]}]
             return {"data": {"result": values}}
+        self.asked[words["query"]] = float(words["start"])
         samples = self.series.get(words["query"])
         return {"data": {"result": [] if samples is None else [{"values": [[at, str(v)] for at, v in samples]}]}}
 
@@ -132,6 +135,111 @@ def test_counts_are_those_that_were_seen(played: Played) -> None:
     assert found is not None
     assert found.counts == {"latency": Counts(2, 100), "errors": Counts(1, 100), "fallbacks": Counts(3, 100)}
     assert (found.measured_at_s, found.violations, found.tally) == (NOW, 0, None)
+
+
+def copied(played: Played, bad: int = 0) -> None:
+    """1,000 copies since 9,000, some of them slow and answered by the fallback."""
+    for query, value in {
+        "rl_shadow_seconds_count": 1_000,
+        'rl_shadow_seconds_bucket{,le="0.1"': 1_000 - bad,
+        "rl_shadow_decisions_total": 1_000,
+        'rl_shadow_decisions_total{,fallback=~"error|timeout|breaker_open"': bad,
+        'rl_shadow_decisions_total{,fallback!="none"': bad,
+    }.items():
+        played.series[of(query)] = [(9_000.0, 5.0), (NOW, 5.0 + value)]
+
+
+@dataclass
+class Clock:
+    now: float = 9_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_copies_do_not_count_as_the_requests_of_a_live_stage(played: Played, tmp_path: Path) -> None:
+    copied(played)
+    clock, release = Clock(), blue_green("r7", "v2", "v1", requests=1_000, least_s=0.0)
+    router = FileRouter(tmp_path / "routing.json")
+    leading = Controller.start(tmp_path / "r7", release, router, who="mia", why="", clock=clock)
+    clock.now = 9_990.0
+    answer = step(leading, source(played), verdict())  # nobody writes violations: a shadow earns no rewards
+    assert (answer.answer, leading.state().question) == ("promote", "stage")
+    assert played.asked[of("rl_shadow_seconds_count")] == 9_000.0
+    clock.now = 9_995.0
+    leading.approve("mia", "")
+    clock.now = NOW
+    assert step(leading, source(played), verdict()).reasons[0].code == "evidence_missing"
+    healthy(played)
+    answer = step(leading, source(played), verdict())
+    assert (answer.answer, answer.reasons[0].numbers["requests"]) == ("hold", 100)
+    assert played.asked[of("rl_request_seconds_count")] == 9_995.0
+    assert leading.state().status == "running"
+
+
+def test_clean_copies_do_not_dilute_the_fallbacks_of_a_canary(played: Played, tmp_path: Path) -> None:
+    copied(played)
+    stages = (
+        Stage("shadow", 0.0, Demand("service", requests=500)),
+        Stage("canary", 0.1, Demand("no_harm", 50.0)),
+        Stage("bake", 0.9, Demand("no_harm", 60.0)),
+    )
+    release = Release("r7", "v2", "v1", stages, GateConfig(tuned_at=20.0), Variation(1.0, 1.0))
+    clock, router = Clock(), FileRouter(tmp_path / "routing.json")
+    leading = Controller.start(tmp_path / "r7", release, router, who="mia", why="", clock=clock)
+    clock.now = 9_500.0
+    assert step(leading, source(played), verdict()).answer == "promote"
+    clock.now = 9_600.0
+    leading.override("advance", "mia", "")
+    clock.now = NOW
+    healthy(played)
+    played.series[of('rl_decisions_total{,fallback!="none"')] = [(9_500.0, 0.0), (NOW, 20.0)]  # of 100
+    answer = step(leading, source(played), verdict())
+    assert [one.code for one in answer.reasons] == ["objective_fallbacks"]
+    # From the first live stage on; violations from the release's beginning.
+    assert played.asked[of("rl_request_seconds_count")] == 9_500.0
+    assert played.asked[of("rl_safety_violations_total")] == 9_000.0
+
+
+def test_violations_that_are_known_are_told_without_safety(played: Played) -> None:
+    healthy(played)
+    played.series[of("rl_safety_violations_total")] = [(9_000.0, 5.0), (NOW, 8.0)]
+    free = PrometheusEvidence(EvidenceConfig(url=played.url, safety=False), "v2").evidence(9_000.0, NOW)
+    assert free is not None
+    assert free.violations == 3
+
+
+def usual(played: Played, conditions_of: tuple[int, ...]) -> Variates:
+    """Ten days of 40 episodes each, of which the monitor knows the conditions of so many."""
+    rng = np.random.default_rng(1)
+    policies, moments = {}, {}
+    for day, known in enumerate(conditions_of):
+        met = rng.normal(size=40)
+        z = np.stack([2.0 * met + rng.normal(size=40), met], axis=1)
+        policies[day] = {"v1": [40, float(z[:, 0].sum()), float((z[:, 0] ** 2).sum())]}
+        if known:
+            second = z[:known].T @ z[:known]
+            sums = [known, *z[:known].sum(axis=0).tolist(), *second[np.triu_indices(2)].tolist()]
+            moments[day] = {"v1": sums}
+    played.returns = {
+        "counted_until_s": NOW,
+        "day_s": 100.0,
+        "policies": {"rl_policy": policies},
+        "conditions": {"columns": [0], "over": "episode"},
+        "moments": {"rl_policy": moments},
+    }
+    return usual_returns(played.url, "rl_policy", "v1", NOW)
+
+
+def test_days_without_conditions_are_left_out_of_what_is_usual(played: Played) -> None:
+    found = usual(played, (0, 0, 0, 20, 40, 40, 40, 40, 39, 40))
+    assert (found.days, found.episodes) == (6, 239)
+    assert found.coefficients == pytest.approx([2.0], abs=0.3)
+
+
+def test_too_few_days_with_conditions(played: Played) -> None:
+    with pytest.raises(DatasetInvalidError, match="on 0 of 10 days"):
+        usual(played, (0,) * 9 + (20,))
 
 
 def test_what_nobody_writes_is_unknown_and_not_zero(played: Played) -> None:

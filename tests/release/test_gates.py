@@ -75,6 +75,14 @@ def test_a_part_that_nobody_knows_holds(missing: dict[str, Any], now: float) -> 
     assert set(codes(answer)) == {"evidence_missing"}
 
 
+def test_a_shadow_is_not_asked_for_violations(now: float) -> None:
+    service, seen = Demand("service", requests=500), evidence(at=now, tally=None, violations=None)
+    assert ask(seen, now, demand=service, acts=False).answer == "promote"
+    assert ask(seen, now, demand=service).answer == "hold"
+    bad = evidence(at=now, tally=None, violations=1)
+    assert ask(bad, now, demand=service, acts=False).answer == "roll_back"
+
+
 def test_returns_that_are_no_numbers_hold(now: float) -> None:
     broken = tally(0.0)
     broken.total[0, 1] = math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -168,6 +169,66 @@ def test_a_recurrent_shadow_has_memories_of_its_own(save: Callable[..., Any]) ->
     of_s = [line.probability for line in shadow_lines(lines) if decided[line.request_id].session == "s"]
     assert of_s == pytest.approx(wanted, abs=1e-4)
     assert len({round(one, 3) for one in wanted}) > 20, "memory made no difference"
+
+
+def test_a_batch_in_a_session_does_not_end_the_mirroring(save: Callable[..., Any]) -> None:
+    default = read_artifact(save()[0])._replace(version="v1")
+    shadow = read_artifact(save("recurrent", 3)[0])._replace(version="v2")
+    made, lines = with_shadow(default, shadow)
+    made.act("rl_policy", wire.read_action(json.dumps({"observation": OBS[:3].tolist(), "session": "s"}).encode()))
+    InProcessClient(made).act(OBS[0].tolist(), session="s")
+    made.shadows.close()
+    assert [isinstance(line.action, list) for line in shadow_lines(lines)] == [True, False]
+    assert all(line.action is not None for line in shadow_lines(lines))
+
+
+def test_whatever_goes_wrong_with_one_copy_the_next_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(scripted(), "v2", None, None))
+    whole, calls = made.shadows._decided, iter([True, False])
+
+    def fails_once(*what: Any) -> Any:
+        if next(calls):
+            raise ValueError("nobody thought of this")
+        return whole(*what)
+
+    monkeypatch.setattr(made.shadows, "_decided", fails_once)
+    for _ in range(2):
+        InProcessClient(made).act([0.0, 0.0])
+    made.shadows.close()
+    assert [line.action is None for line in shadow_lines(lines)] == [True, False]
+
+
+def test_what_is_to_be_forgotten_waits_in_the_same_bound(
+    save: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow = read_artifact(save("recurrent", 3)[0])._replace(version="v2")
+    made, _ = with_shadow(read_artifact(save("recurrent", 4)[0])._replace(version="v1"), shadow)
+    loaded = made.shelf.entries["rl_policy"].split.shadow
+    assert loaded is not None
+    made.shadows.forget(loaded, "s")
+    assert not made.shadows._queue, "nothing was asked yet"
+    monkeypatch.setattr(made.shadows, "_thread", threading.current_thread())  # one that does not work
+    most = made.shadows._max_waiting
+    for _ in range(most + 5):
+        made.shadows.forget(loaded, "s")
+    assert (len(made.shadows._queue), made.shadows.dropped) == (most, 5)
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_mirroring(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(scripted(), "v2", None, None))
+    whole, calls = made.shadows._watcher.shadowed, iter([True, False])
+
+    def fails_once(*what: Any, **more: Any) -> None:
+        if next(calls):
+            raise OSError("no room")
+        whole(*what, **more)
+
+    monkeypatch.setattr(made.shadows, "_watcher", type("W", (), {"shadowed": staticmethod(fails_once)})())
+    for _ in range(2):
+        InProcessClient(made).act([0.0, 0.0])
+    made.shadows.close()
+    assert made.shadows.dropped == 1
+    assert len(shadow_lines(lines)) == 2
 
 
 def test_continuous_actions_are_logged_and_not_compared(save: Callable[..., Any]) -> None:

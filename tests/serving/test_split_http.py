@@ -24,7 +24,7 @@ from rlcourse.serving.decision_log import read_all_lines, read_lines
 from rlcourse.serving.mirrored import mirrored, report_of
 from tests.release.test_controller import ENDS, Clock, Countdown, drive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 SESSIONS = [f"room-{n}" for n in range(150)]
 SHARES = (0.1, 0.3, 0.6, 0.9)
 

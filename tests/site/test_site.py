@@ -187,7 +187,9 @@ def test_every_figure_that_a_lab_draws_is_on_its_page(browser: Browser, lab: str
 
 @pytest.mark.parametrize("page", ILLUSTRATED)
 def test_every_picture_of_a_chapter_is_on_its_page(browser: Browser, page: str) -> None:
-    included = re.findall(r"^:file: pictures/", (ROOT / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    included = re.findall(
+        r"^:file: pictures/\S+\.svg$", (ROOT / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     browser.open(f"{page}.html")
     assert browser.driver.execute_script(DRAWN, "article svg.rlc-picture") == len(included) > 0
 

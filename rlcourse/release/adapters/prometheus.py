@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 
 from rlcourse.errors import ConfigError, ServerError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
-from rlcourse.release.audit import read_audit
+from rlcourse.release.audit import AuditEntry, read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Counts, GateAnswer, LiveEvidence, LiveReturns, Reason
 from rlcourse.release.state import killed
@@ -61,7 +61,8 @@ class EvidenceConfig:
     latency_s: float = 0.1
     """A slower decision is bad; one of the bounds of the service's histogram."""
     safety: bool = True
-    """Whether the task has safety limits. Without them there is nothing to violate; with them silence is not safety."""
+    """Whether the task has safety limits. Without them, unless somebody counts violations, there is nothing to violate; with
+    them silence is not safety."""
     severity: str = "page"
     """Alerts of this severity end a release."""
     recent_s: float = 3_600.0
@@ -83,6 +84,10 @@ class Alarm:
     labels: Mapping[str, str]
 
 
+class RefusedError(ServerError):
+    """It answers that it cannot answer this: the question is wrong, or about a time that it does not know."""
+
+
 class PrometheusEvidence:
     """Asks Prometheus about one candidate.
 
@@ -99,22 +104,47 @@ class PrometheusEvidence:
         self.config, self.candidate, self._returns = config, candidate, returns
         self._who = f"policy={json.dumps(config.policy)},version={json.dumps(candidate)}"
 
-    def evidence(self, since_s: float, now_s: float) -> LiveEvidence | None:
-        """What is known of the time since ``since_s``; ``None`` if nobody answers, or has seen the service lately."""
+    def evidence(
+        self, since_s: float, now_s: float, *, shadow: bool = False, counts_since_s: float | None = None
+    ) -> LiveEvidence | None:
+        """What is known; ``None`` if nobody answers, or has seen the service lately.
+
+        Args:
+            since_s: returns and violations count from then on.
+            now_s: until then.
+            shadow: the candidate is a shadow, so that its answers to copies count too. Later they do not: a live stage is
+                about what clients were answered, and the copies, however many there were, must not dilute it.
+            counts_since_s: requests count from then on; ``None``: from ``since_s``.
+        """
+        counts: dict[str, Counts] = {}
+        violations, unknown = None, None
         try:
             measured_at_s = self._newest(now_s)
             if measured_at_s is None:
                 return None
-            span = (since_s, now_s)
-            requests = self._asked("request_seconds_count", "", *span)
-            fast = self._asked("request_seconds_bucket", f',le="{float(self.config.latency_s)}"', *span)
-            decisions = self._asked("decisions_total", "", *span)
-            failed = self._asked("decisions_total", f',fallback=~"{FAILED}"', *span)
-            replaced = self._asked("decisions_total", ',fallback!="none"', *span)
-            violations = self._violations(*span)
-            returns = self._returns(*span)
+            try:
+                counts = self._counts(since_s if counts_since_s is None else counts_since_s, now_s, shadow=shadow)
+                violations = self._violations(since_s, now_s)
+            except RefusedError as error:
+                counts, unknown = {}, Reason("monitoring_refused", str(error))
+            returns = self._returns(since_s, now_s)
         except ServerError:
             return None
+        if returns is None:
+            return LiveEvidence(measured_at_s, None, counts, violations, unknown=unknown)
+        return LiveEvidence(
+            measured_at_s, returns.tally, counts, violations, returns.variation, returns.objection, unknown
+        )
+
+    def _counts(self, since_s: float, now_s: float, *, shadow: bool) -> dict[str, Counts]:
+        def asked(name: str, more: str) -> int | None:
+            return self._asked(name, more, since_s, now_s, shadow=shadow)
+
+        requests = asked("request_seconds_count", "")
+        fast = asked("request_seconds_bucket", f',le="{float(self.config.latency_s)}"')
+        decisions = asked("decisions_total", "")
+        failed = asked("decisions_total", f',fallback=~"{FAILED}"')
+        replaced = asked("decisions_total", ',fallback!="none"')
         counts = {}
         if requests is not None and fast is not None:
             # The two series are read one after the other.
@@ -122,9 +152,7 @@ class PrometheusEvidence:
         if decisions is not None:
             counts["errors"] = Counts(min(failed or 0, decisions), decisions)
             counts["fallbacks"] = Counts(min(replaced or 0, decisions), decisions)
-        if returns is None:
-            return LiveEvidence(measured_at_s, None, counts, violations)
-        return LiveEvidence(measured_at_s, returns.tally, counts, violations, returns.variation, returns.objection)
+        return counts
 
     def alarms(self) -> list[Alarm]:
         """The alerts that fire, page, and name the candidate. Those about the whole service accuse nobody.
@@ -147,11 +175,12 @@ class PrometheusEvidence:
         return max(times) if times else None
 
     def _violations(self, since_s: float, now_s: float) -> int | None:
-        return self._increase("rl_safety_violations_total", "", since_s, now_s) if self.config.safety else 0
+        found = self._increase("rl_safety_violations_total", "", since_s, now_s)
+        return 0 if found is None and not self.config.safety else found
 
-    def _asked(self, name: str, more: str, since_s: float, now_s: float) -> int | None:
-        """By how much a count grew of what the candidate was asked, for clients and as a shadow."""
-        names = (f"rl_{name}", f"rl_shadow_{name.removeprefix('request_')}")
+    def _asked(self, name: str, more: str, since_s: float, now_s: float, *, shadow: bool) -> int | None:
+        """By how much a count grew of what the candidate was asked, for clients and, while it is one, as a shadow."""
+        names = [f"rl_{name}", *([f"rl_shadow_{name.removeprefix('request_')}"] if shadow else [])]
         grown = [self._increase(one, more, since_s, now_s) for one in names]
         known = [one for one in grown if one is not None]
         return sum(known) if known else None
@@ -184,8 +213,19 @@ class PrometheusEvidence:
                 return json.load(response)["data"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, urllib.error.HTTPError):
-                error.close()
+                with error:
+                    if error.code in (400, 422):
+                        raise RefusedError(
+                            f"Monitoring cannot tell: {_why(error)}", mend="Until it can, a person has to decide."
+                        ) from error
             raise ServerError(f"GET {url}: {error}", mend="See whether Prometheus runs, and what it says.") from error
+
+
+def _why(refused: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(refused)["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(refused)
 
 
 def growth(samples: Samples, first_by_s: float) -> float:
@@ -223,4 +263,17 @@ def step(controller: Controller, source: PrometheusEvidence, verdict: OffPolicyV
     # No line yet: whoever began was killed between its first two writes.
     entries = read_audit(controller.folder / "audit.jsonl").entries
     began_s = entries[0].at_s if entries else state.since_s
-    return controller.tick(source.evidence(began_s, now_s), verdict)
+    if state.stage >= 0 and controller.release.stages[state.stage].kind == "shadow":
+        return controller.tick(source.evidence(began_s, now_s, shadow=True), verdict)
+    live_s = _live_since(entries, controller.release.candidate)
+    counts_since_s = state.since_s if live_s is None else live_s
+    return controller.tick(source.evidence(began_s, now_s, counts_since_s=counts_since_s), verdict)
+
+
+def _live_since(entries: Sequence[AuditEntry], candidate: str) -> float | None:
+    """When the candidate first answered clients; ``None`` if the log does not say."""
+    for entry in entries:
+        routing = entry.data.get("routing", {})
+        if candidate == routing.get("live") or (candidate == routing.get("trial") and routing.get("share")):
+            return entry.at_s
+    return None

@@ -97,7 +97,8 @@ def usual_returns(url: str, policy: str, incumbent: str, now_s: float, *, timeou
     """What the incumbent usually earned until yesterday, how much that varied, and what the conditions explain of it.
 
     The day that is not over is left out: it will be a day of the release, and coefficients that were fitted to it would not
-    be independent of what is then compared.
+    be independent of what is then compared. So is a day on which the conditions of more than one episode in twenty are not
+    known, as all those before ``monitor follow`` was given its ``--conditions``: who is missing is not left to chance.
 
     Args:
         url: of the monitor, as ``http://127.0.0.1:9108``.
@@ -113,15 +114,21 @@ def usual_returns(url: str, policy: str, incumbent: str, now_s: float, *, timeou
     found = ask(url, policy, [incumbent], timeout_s=timeout_s)
     found = found.on(found.days < now_s // found.day_s)
     n = found.tally.episodes[:, 0]
-    if found.moments is not None and found.moments.episodes.sum() < 0.95 * n.sum():
-        raise DatasetInvalidError(
-            f"The conditions of {found.moments.episodes.sum():.0f} of the {n.sum():.0f} episodes of {incumbent} are known.",
-            mend="Wait until the monitor has kept them for some days, or see which readings are missing.",
-        )
-    if found.moments is not None:
-        n, first, second = (part[:, 0] for part in found.moments)
+    if found.moments is None:
+        return fit(n, found.tally.total, found.tally.squares[..., None], None)
+    known = found.moments.episodes[:, 0]
+    some, kept = n > 0.0, (n > 0.0) & (known >= 0.95 * n)
+    try:
+        n, first, second = (part[kept, 0] for part in found.moments)
         return fit(n, first, second, found.conditions)
-    return fit(n, found.tally.total, found.tally.squares[..., None], None)
+    except DatasetInvalidError as error:
+        if kept.sum() == some.sum():
+            raise
+        raise DatasetInvalidError(
+            f"The conditions of 95 % of a day's episodes of {incumbent} are known on {kept.sum()} of {some.sum()} days "
+            f"({known[kept].sum():.0f} episodes), and these are not enough. {error.problem}",
+            mend="Wait until the monitor has kept them for some days, or see which readings are missing.",
+        ) from error
 
 
 class MonitorReturns:
