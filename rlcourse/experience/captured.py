@@ -1,6 +1,6 @@
 """Rollouts that a GPU repeats by itself: the whole collection is recorded once, and started by one call from then on.
 
-A step of thousands of environments is some sixty small operations. A GPU does each in a few microseconds, and the host
+A step of thousands of environments is some fifty small operations. A GPU does each in a few microseconds, and the host
 needs longer than that to ask for it: the device waits for its orders. A CUDA graph is the list of orders, kept on the
 device::
 
