@@ -1,7 +1,7 @@
 """``rlcourse release``: begin a release, ask the gate, answer its questions, go back, read what happened.
 
 All commands but ``simulate`` name the release's folder first. Nothing runs in between: a timer calls ``release step`` with the
-newest evidence, every few minutes, and may be killed at any moment.
+newest evidence, every few minutes, and may be killed at any moment. ``release step --every`` is such a timer.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, DatasetCorruptError, RLCourseError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import write_json
 from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
@@ -130,13 +130,16 @@ class Start(ByPerson):
     alpha: float = 0.05
     """Chance of finding a difference where there is none."""
     shadow_requests: int = 0
-    """Mirror so many requests first."""
+    """Mirror so many requests first; HAProxy cannot."""
     bake_days: int = 7
     """With nearly all traffic, before the incumbent goes."""
     least_hours: float = 1.0
     """blue-green: how long the incumbent stands by."""
     requests: int = 1_000
-    """blue-green: answered without breaking a promise."""
+    """blue-green: answered without breaking a promise; as a shadow first, and then live. HAProxy leaves the shadow out."""
+    blind_hours: float = 2.0
+    """Go back after so many hours in which a part of the evidence was missing. Longer than the first part of it takes to come
+    after a stage has begun: rewards, for release step --safety."""
     approve_from: float = 0.5
     """Stages with this share or more ask a person first."""
     verdict: Path | None = None
@@ -151,6 +154,11 @@ class Start(ByPerson):
             raise ConfigError("Nothing to be relative to, or no stages.", mend="Name --usual and --shares.")
         if self.monitor is not None and not (self.usual is None and self.sd is None):
             raise ConfigError("What is usual was named twice.", mend="Use --monitor, or --usual and --sd.")
+        if self.router.kind == "haproxy" and self.shadow_requests > 0:
+            raise ConfigError(
+                "HAProxy cannot mirror requests to a shadow.",
+                mend="Leave --shadow-requests out, or release through the service: --router.kind service.",
+            )
         if self.router.kind == "service" and self.policy_name != self.router.policy:
             raise ConfigError(
                 f"The release is of {self.policy_name}, and the service is told about {self.router.policy}.",
@@ -171,10 +179,19 @@ class Start(ByPerson):
         Raises:
             ConfigError: a setting out of range.
         """
-        name = self.folder.resolve().name
+        release = self._staged(self.folder.resolve().name, variates)
+        return replace(release, gate=replace(release.gate, blind_s=3_600.0 * self.blind_hours))
+
+    def _staged(self, name: str, variates: Variates | None) -> Release:
         if self.strategy == "blue-green":
-            least_s = 3_600.0 * self.least_hours
-            return blue_green(name, self.candidate, self.incumbent, requests=self.requests, least_s=least_s)
+            return blue_green(
+                name,
+                self.candidate,
+                self.incumbent,
+                requests=self.requests,
+                least_s=3_600.0 * self.least_hours,
+                shadow=self.router.kind != "haproxy",
+            )
         if variates is not None:
             size, sd = abs(variates.mean), variates.sd
         else:
@@ -203,11 +220,13 @@ class Start(ByPerson):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(OfRelease):
-    """Ask the gate once and do what it says. Exit status 1 if the release went back.
+    """Ask the gate and do what it says, once or every few minutes. Exit status 1 if the release went back.
 
     Example: rlcourse release step runs/r7 --evidence runs/r7/evidence.json
 
     Example: rlcourse release step runs/r7 --prometheus http://127.0.0.1:9090 --monitor http://127.0.0.1:9108
+
+    Example: rlcourse release step runs/r7 --prometheus http://127.0.0.1:9090 --monitor http://127.0.0.1:9108 --every 300
 
     Returns that vary far more than the release was planned with, or cannot be adjusted as it was planned, still end a release
     that does harm; until that is mended they carry none on, and the gate says what is wrong.
@@ -224,6 +243,15 @@ class Step(OfRelease):
     safety: bool = False
     """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where rewards say how many
     violations a decision led to, and rlcourse monitor follow counts them."""
+    every: float | None = None
+    """Ask again after so many seconds, until the release has ended. Whatever goes wrong in one step is said and tried again in
+    the next. Ctrl-C ends the asking and not the release; ask again, and it goes on where it is."""
+    days: float = 90.0
+    """--every: stop asking after so many, whatever the release does."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and not (self.every > 0.0 and self.days > 0.0):
+            raise ConfigError(f"Asking every {self.every} s for {self.days} days.", mend="Use numbers above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +266,8 @@ class Approve(ByPerson):
 
 @dataclass(frozen=True, kw_only=True)
 class Overrule(ByPerson):
-    """Pause, resume, or go on to the next stage against the gate's patience. Harm still goes back.
+    """Pause, resume, or go on to the next stage against the gate's patience. Harm still goes back. To resume also
+    tells the router again what the release wants.
 
     Example: rlcourse release override runs/r7 --what pause --why "maintenance until noon"
     """
@@ -273,9 +302,10 @@ def run(config: OfRelease) -> int:
     if isinstance(config, Start):
         start(config)
     elif isinstance(config, Step):
-        answer = _step(config)
+        answer = _step(config) if config.every is None else _steps(config, config.every)
         more["gate"] = answer.to_json()
-        status = 1 if answer.answer == "roll_back" else 0
+        gone = config.every is not None and _controller(config.folder).state().status in ("rolled_back", "killed")
+        status = 1 if gone or answer.answer == "roll_back" else 0
     elif isinstance(config, Approve):
         _controller(config.folder).approve(config.who, config.why)
     elif isinstance(config, Overrule):
@@ -317,7 +347,10 @@ def start(config: Start) -> Controller:
         verdict_from_json(verdict, judged_as=judged_as, candidate=config.candidate)
     if (config.folder / "state.json").exists():
         raise ConfigError(f"{config.folder} holds a release already.", mend="Use another folder.")
-    if isinstance(router, ServiceRouter):  # before anything is written: begun is begun
+    # Before anything is written: begun is begun.
+    if isinstance(router, ServiceRouter):
+        router.check(config.incumbent, config.candidate, shares=config.strategy == "canary")
+    elif isinstance(router, HAProxyRouter):
         router.check(config.incumbent, config.candidate)
     settings = {"router": plain(config.router), "verdict": verdict, "judged_as": judged_as}
     settings["policy"] = config.policy_name
@@ -369,7 +402,12 @@ def _step(config: Step) -> GateAnswer:
     controller, verdict = _controller(config.folder), _verdict(config.folder)
     policy = _policy(config)
     if config.prometheus is None:
-        return controller.tick(_evidence(config, controller.release.variation), verdict)
+        try:
+            evidence = _evidence(config, controller.release.variation)
+        except DatasetCorruptError:
+            controller.tick(None, verdict)  # what cannot be read is not seen, and the patience for that is not endless
+            raise
+        return controller.tick(evidence, verdict)
     release = controller.release
     asked = EvidenceConfig(url=config.prometheus, policy=policy, safety=config.safety)
     if config.monitor is None:
@@ -383,6 +421,35 @@ def _step(config: Step) -> GateAnswer:
         variates=_variates(config.folder),
     )
     return prometheus.step(controller, PrometheusEvidence(asked, release.candidate, returns=returns), verdict)
+
+
+def _steps(config: Step, every_s: float) -> GateAnswer:
+    """Step after step, until the release has ended.
+
+    Raises:
+        ConfigError: wrong words; no later step would go better.
+        RLCourseError: what went wrong in the last step, where the days are over.
+    """
+    until_s = time.monotonic() + 86_400.0 * config.days
+    while True:
+        answer, error = None, None
+        try:
+            answer = _step(config)
+            why = " ".join(reason.text for reason in answer.reasons)
+            say(f"{_date(time.time())} {answer.answer.replace('_', ' ')}: {why}")
+            if answer.answer == "roll_back" or _controller(config.folder).state().ended:
+                return answer
+        except ConfigError:
+            raise
+        except RLCourseError as found:
+            error = found
+            say(f"{_date(time.time())} {error}")
+        if time.monotonic() + every_s > until_s:
+            if answer is None:
+                assert error is not None
+                raise error
+            return answer
+        time.sleep(every_s)
 
 
 def _policy(config: Step) -> str:

@@ -14,7 +14,7 @@ import tyro
 from rlcourse.errors import ConfigError
 from rlcourse.files import write_text
 from rlcourse.recipes.common import Common, report, say, write_report
-from rlcourse.release.adapters.kubernetes import http_route, rollout
+from rlcourse.release.adapters.kubernetes import http_route, rollout_list
 from rlcourse.release.state import read_release, read_state
 
 
@@ -24,15 +24,19 @@ class Manifest(Common):
 
     Example: rlcourse release manifest runs/r7 --kind gateway --gateway edge --services v1=policy-v1 v2=policy-v2
 
-    Example: rlcourse release manifest runs/r7 --kind argo --image example.org/rlcourse:0.1.0
+    Example: rlcourse release manifest runs/r7 --kind argo --image example.org/rlcourse:0.1.0 --gateway edge
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Of the release."""
     kind: Literal["gateway", "argo"]
-    """An HTTPRoute with the weights of this moment, or a Rollout with every stage as a step."""
+    """An HTTPRoute with the weights of this moment; or a Rollout with every stage as a step, its two services, and an HTTPRoute
+    whose weights Argo sets."""
     gateway: str | None = None
-    """gateway: name of the Gateway that the route hangs on."""
+    """Name of the Gateway that the route hangs on. argo without it: pods make the shares, and one that is less than a pod is
+    refused."""
+    namespace: str = "default"
+    """argo: of all of it."""
     services: tuple[str, ...] = ()
     """gateway: which Kubernetes service runs a version, as VERSION=SERVICE."""
     image: str | None = None
@@ -60,7 +64,14 @@ def run(config: Manifest) -> int:
     started = time.perf_counter()
     release = read_release(config.folder)
     if config.kind == "argo":
-        made = rollout(release, image=str(config.image), replicas=config.replicas, port=config.port)
+        made = rollout_list(
+            release,
+            image=str(config.image),
+            namespace=config.namespace,
+            gateway=config.gateway,
+            replicas=config.replicas,
+            port=config.port,
+        )
     else:
         services = {version: service for version, _, service in (one.partition("=") for one in config.services)}
         routing = read_state(config.folder).routing

@@ -22,8 +22,10 @@ audit log on the disk, and the routers in :mod:`rlcourse.release.adapters`.
 :mod:`~rlcourse.release.stages`           shadow, canary, A/B, bake, blue-green: the way of one release
 :mod:`~rlcourse.release.shadow`           what mirrored requests show; :mod:`~rlcourse.release.mirror` sends them
 :mod:`~rlcourse.release.apprentice`       autonomy that is earned: imitate, approve, veto, autonomous
+:mod:`~rlcourse.release.proposals`        the override queue: what an apprentice proposes waits there for a person
 :mod:`~rlcourse.release.audit`            who did what, when and why, in a chain that cannot be edited unseen
 :mod:`~rlcourse.release.controller`       the state machine that survives being killed at any step
+:mod:`~rlcourse.release.straying`         whether the router still does what it was told
 :mod:`~rlcourse.release.planning`         how long each stage has to be
 :mod:`~rlcourse.release.simulate`         thousands of releases on the server room, to know the gate's error rates
 :mod:`~rlcourse.release.running`          the same on rooms that go on from day to day, as a check

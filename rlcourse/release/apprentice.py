@@ -21,16 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from rlcourse.errors import ConfigError
 from rlcourse.release.sequential import likelihood_ratio
 
 Level = Literal["imitate", "approve", "veto", "autonomous"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+CONSENTING: tuple[Level, ...] = ("veto", "autonomous")
+"""Where silence is a yes."""
 Settled = Literal["approved", "vetoed", "overridden", "expired"]
 Said = Literal["approved", "vetoed", "overridden", "expired", "violated"]
-"""A line of an apprentice's log."""
+"""What a line of an apprentice's log says became of an action."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Proposal:
     id: str
     action: int
     deadline_s: float
+    silence: bool = False
+    """Whether silence was consent when it was proposed; it is not afterwards made so."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class Apprentice:
         if id in self.waiting:
             raise ConfigError(f"Proposal {id} waits already.", mend="Give each proposal an id of its own.")
         waits = self.config.deadline_s if self.level != "autonomous" else 0.0
-        return replace(self, waiting={**self.waiting, id: Proposal(id, action, now_s + waits)})
+        proposal = Proposal(id, action, now_s + waits, self.level in CONSENTING)
+        return replace(self, waiting={**self.waiting, id: proposal})
 
     def answer(
         self, id: str, *, who: str, agrees: bool, why: str = "", instead: int | None = None
@@ -113,31 +118,38 @@ class Apprentice:
         Raises:
             ConfigError: nothing of that id waits.
         """
-        proposal = self.waiting.get(id)
-        if proposal is None:
-            raise ConfigError(f"No proposal {id} waits.", mend="It was answered before, or its deadline has passed.")
-        left = {name: one for name, one in self.waiting.items() if name != id}
+        proposal, left = self._taken(id)
         if agrees:
             settled = Settlement(id, proposal.action, "approved", who, why)
         else:
             action = self.config.safe_action if instead is None else instead
             settled = Settlement(id, action, "vetoed" if instead is None else "overridden", who, why)
-        return replace(self, waiting=left)._counted(agrees), settled
+        return left._counted(agrees), settled
+
+    def unanswered(self, id: str) -> tuple[Apprentice, Settlement]:
+        """The deadline has passed: silence is consent from ``veto`` on, and a refusal before.
+
+        Raises:
+            ConfigError: nothing of that id waits.
+        """
+        proposal, left = self._taken(id)
+        consent = self.consents(proposal)
+        action = proposal.action if consent else self.config.safe_action
+        # Silence teaches only where it means consent: an absent person is no verdict on the proposal.
+        return left._counted(True) if consent else left, Settlement(id, action, "expired", "", "nobody answered")
+
+    def consents(self, proposal: Proposal) -> bool:
+        """Whether silence is a yes to it: that has to hold when it is proposed, and still when its time is over."""
+        return proposal.silence and self.level in CONSENTING
 
     def expire(self, now_s: float) -> tuple[Apprentice, tuple[Settlement, ...]]:
-        """Settle what nobody answered in time: silence is consent from ``veto`` on, and a refusal before."""
-        late = [one for one in self.waiting.values() if one.deadline_s <= now_s]
-        consent = self.level in ("veto", "autonomous")
-        settled = tuple(
-            Settlement(one.id, one.action if consent else self.config.safe_action, "expired", "", "nobody answered")
-            for one in late
-        )
-        gone = {one.id for one in late}
-        state = replace(self, waiting={name: one for name, one in self.waiting.items() if name not in gone})
-        # Silence teaches only where it means consent: an absent person is no verdict on the proposal.
-        for _ in late if consent else ():
-            state = state._counted(True)
-        return state, settled
+        """Settle all that nobody answered in time."""
+        state, settled = self, list[Settlement]()
+        for proposal in self.waiting.values():
+            if proposal.deadline_s <= now_s:
+                state, one = state.unanswered(proposal.id)
+                settled.append(one)
+        return state, tuple(settled)
 
     def violated(self) -> Apprentice:
         """Something unsafe happened: back to asking first. What waits is answered by nobody but a person."""
@@ -153,6 +165,12 @@ class Apprentice:
             return state
         return replace(state, level=LEVELS[LEVELS.index(state.level) + 1], accepted=0, refused=0)
 
+    def _taken(self, id: str) -> tuple[Proposal, Apprentice]:
+        proposal = self.waiting.get(id)
+        if proposal is None:
+            raise ConfigError(f"No proposal {id} waits.", mend="It was answered before, or its deadline has passed.")
+        return proposal, replace(self, waiting={name: one for name, one in self.waiting.items() if name != id})
+
     def _at(self, *levels: Level) -> None:
         if self.level not in levels:
             raise ConfigError(
@@ -161,24 +179,47 @@ class Apprentice:
             )
 
 
-def replay(config: ApprenticeConfig, said: Iterable[str]) -> list[Apprentice]:
+class Line(NamedTuple):
+    """One line of an apprentice's log."""
+
+    what: str
+    """A :data:`Said`, or ``proposed``."""
+    at_s: float = 0.0
+    proposal: str | None = None
+    """Its id; ``None``: an action that never waited here, of which only the outcome is known."""
+    action: int = 0
+    """That was proposed, or done instead."""
+
+
+def replay(config: ApprenticeConfig, lines: Iterable[Line]) -> list[Apprentice]:
     """Where an apprentice stood after each line of its log, the first of which came while it imitated.
 
     Raises:
-        ConfigError: a line says something else than :data:`Said`.
+        ConfigError: a line says something else, or does not follow from those before it.
     """
     state, found = Apprentice(config), list[Apprentice]()
-    for number, what in enumerate(said):
-        if what not in get_args(Said):
-            raise ConfigError(f"Answer {number + 1} is {what!r}.", mend=f"Use {', '.join(get_args(Said))}.")
-        if what == "violated":
-            state = state.violated()
-        elif state.level == "imitate":
-            # Somebody who did not look has not compared.
-            state = state if what == "expired" else state.imitated(0, 0 if what == "approved" else 1)
-        elif what == "expired":
-            state = state.propose(str(number), 0, 0.0).expire(config.deadline_s)[0]
-        else:
-            state = state.propose(str(number), 0, 0.0).answer(str(number), who="", agrees=what == "approved")[0]
+    for line in lines:
+        state = after(state, line)
         found.append(state)
     return found
+
+
+def after(state: Apprentice, line: Line) -> Apprentice:
+    """Where an apprentice stands after one more line.
+
+    Raises:
+        ConfigError: it says something else, or does not follow.
+    """
+    if line.what not in (*get_args(Said), "proposed"):
+        raise ConfigError(f"A line of the log says {line.what!r}.", mend=f"Use {', '.join(get_args(Said))}.")
+    agrees, consents = line.what == "approved", state.level in CONSENTING
+    if line.what == "violated":
+        return state.violated()
+    if line.proposal is None:
+        # Somebody who did not look has not compared, and is no judge where silence is no consent.
+        return state if line.what == "expired" and not consents else state._counted(agrees or line.what == "expired")
+    if line.what == "proposed":
+        return state.propose(line.proposal, line.action, line.at_s)
+    if line.what == "expired":
+        return state.unanswered(line.proposal)[0]
+    return state.answer(line.proposal, who="", agrees=agrees)[0]

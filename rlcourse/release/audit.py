@@ -58,8 +58,10 @@ def read_audit(path: Path) -> AuditTrail:
 
     Raises:
         DatasetCorruptError: a line that is not what was written, with its number.
+        StorageError: it cannot be read.
     """
-    data = path.read_bytes() if path.exists() else b""
+    with storage_errors(path):
+        data = path.read_bytes() if path.exists() else b""
     size = data.rfind(b"\n") + 1
     entries, head, hashes, ids = [], FIRST, {FIRST}, set()
     for number, line in enumerate(data[:size].splitlines(), 1):

@@ -18,10 +18,13 @@ Every change takes the same way, and only the first step decides anything::
 A process that dies before 1 has changed nothing. One that dies after it left a note of what to do: whoever comes next does 2
 to 4 again, each of which may be done twice. So there is one wanted routing at any moment, with one live version in it, and
 whether the world is there already is written beside it.
+
+The world may also leave it again; every tick looks (:mod:`rlcourse.release.straying`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,10 +36,11 @@ from rlcourse.errors import ConfigError, DatasetCorruptError, ServerError, Stora
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import storage_errors, write_json
 from rlcourse.release.audit import AuditEntry, append_audit, read_audit
-from rlcourse.release.gates import GateAnswer, LiveEvidence, Reason, decide
+from rlcourse.release.gates import GateAnswer, LiveEvidence, Reason, decide, seen_at
 from rlcourse.release.routing import Router
 from rlcourse.release.stages import Release
 from rlcourse.release.state import ReleaseState, Status, killed, locked, read_release, read_state
+from rlcourse.release.straying import PUT_RIGHT, strayed
 
 Override = Literal["pause", "resume", "advance"]
 OVERRIDES: tuple[Override, ...] = get_args(Override)
@@ -97,7 +101,8 @@ class Controller:
             step("after release.json")
             controller = cls(folder, router, clock=clock, step=step)
             # Before it has begun the incumbent is live; a first stage that needs a person waits there.
-            first = ReleaseState("running", -1, clock(), release.before)
+            now_s = clock()
+            first = ReleaseState("running", -1, now_s, release.before, began_s=now_s)
             controller._enter(
                 first, 0, who, "start", why, {"candidate": release.candidate, "incumbent": release.incumbent}
             )
@@ -113,15 +118,19 @@ class Controller:
             return self._settle(self._checked())
 
     def tick(self, evidence: LiveEvidence | None, verdict: OffPolicyVerdict | None = None) -> GateAnswer:
-        """One step: finish what was begun, obey the kill switch, ask the gate, act on its answer.
+        """One step: finish what was begun, obey the kill switch, look whether the router still does what it was told, ask
+        the gate, act on its answer.
 
         Args:
             evidence: the newest; ``None`` if monitoring does not answer.
             verdict: of off-policy evaluation.
 
         Raises:
-            ServerError: the router did not obey. What is wanted is written down; the next tick tries again.
-            StorageError: nothing could be written, and so nothing was done.
+            ServerError: the router did not obey, or does not say what it does. What is wanted is written down; the next
+                tick tries again.
+            StorageError: something could not be read or written. Then nothing was done, but harm goes back all the same:
+                the router was told, and the error says so.
+            DatasetCorruptError: the state or the audit log is not what was written; likewise.
         """
         with locked(self.folder):
             if killed(self.folder):
@@ -130,17 +139,29 @@ class Controller:
                     if state.status != "killed":
                         self._go_back(state, "killed", MACHINE, "kill", "the kill switch is on", {})
                         return GateAnswer("roll_back", (Reason("kill_switch", "The kill switch is on."),))
-            state, trouble = self._checked(), None
+            trouble, astray = None, None
             try:
-                state = self._settle(state)
-            except ServerError as error:
-                trouble = error  # harm has to be seen all the same
+                state = self._checked()
+                try:
+                    state = self._settle(state)
+                    if not state.ended and state.stage >= 0:
+                        astray = strayed(self.router, state.routing, self.release.candidate)
+                except ServerError as error:
+                    trouble = error  # harm has to be seen all the same
+            except (StorageError, DatasetCorruptError) as damage:
+                self._go_back_from_harm(evidence, verdict, damage)
+                raise
             if state.ended or state.stage < 0:
                 text = f"The release is {state.status.replace('_', ' ')}."
                 answer = GateAnswer("hold", (Reason("not_running", text),))
             else:
                 answer = self._ask(state, evidence, verdict)
-                if trouble is None or answer.answer == "roll_back":
+                if answer.answer != "roll_back":
+                    state = self._noted(state, evidence)
+                if astray is not None and answer.answer != "roll_back":
+                    answer = GateAnswer("hold", (astray,))
+                    self._bring_back(state, astray)
+                elif trouble is None or answer.answer == "roll_back":
                     self._act(state, answer)
             if trouble is not None and answer.answer != "roll_back":
                 raise trouble
@@ -180,7 +201,9 @@ class Controller:
             if what == "advance":
                 return self._enter(state, state.stage + 1, who, "override: advance", why, {}, agreed=True)
             status: Status = "paused" if what == "pause" else "running"
-            return self._commit(replace(state, status=status, question="", said=()), who, f"override: {what}", why, {})
+            # Whatever the router does by now, whoever resumes wants what the release says.
+            moved = replace(state, status=status, question="", said=(), applied=what == "pause")
+            return self._commit(moved, who, f"override: {what}", why, {})
 
     def roll_back(self, who: str, why: str) -> ReleaseState:
         """Back to the incumbent at once, also from a release that was promoted."""
@@ -202,6 +225,52 @@ class Controller:
                 return self._settle(state)
             return self._go_back(state, "killed", who, "kill", why, {})
 
+    def _bring_back(self, state: ReleaseState, astray: Reason) -> None:
+        """The router does something else than it was told."""
+        data = GateAnswer("hold", (astray,)).to_json()
+        if astray.code == PUT_RIGHT:
+            self._commit(replace(state, applied=False), MACHINE, "put right", astray.text, data)
+        elif state.said != (astray.code,):
+            paused = replace(state, status="paused", question="", said=(astray.code,))
+            self._commit(paused, MACHINE, "pause", astray.text, data)
+
+    def _go_back_from_harm(
+        self,
+        evidence: LiveEvidence | None,
+        verdict: OffPolicyVerdict | None,
+        damage: StorageError | DatasetCorruptError,
+    ) -> None:
+        """Ask the gate although the folder is damaged. Nothing is written: what was done to it is not to be covered up."""
+        try:
+            state = read_state(self.folder)
+        except (StorageError, DatasetCorruptError):
+            # What ends a release is the same in every stage.
+            state = ReleaseState("running", 0, self.clock(), self.release.before)
+        if state.ended or state.stage < 0:
+            return
+        answer = self._ask(state, evidence, verdict)
+        if answer.answer == "roll_back":
+            raise self._told_to_go_back(damage, " ".join(reason.text for reason in answer.reasons)) from damage
+
+    def _told_to_go_back(
+        self, damage: StorageError | DatasetCorruptError, why: str = ""
+    ) -> StorageError | DatasetCorruptError:
+        self.router.apply(self.release.before)
+        return type(damage)(
+            f"{damage.problem} {self.release.incumbent} answers everybody all the same. {why}".rstrip(),
+            mend=damage.mend,
+        )
+
+    def _noted(self, state: ReleaseState, evidence: LiveEvidence | None) -> ReleaseState:
+        """When everything was seen last, written down: whoever asks next may be another process."""
+        stage = self.release.stages[state.stage]
+        seen_s = min(seen_at(evidence, stage.demand, self.release.gate, acts=stage.kind != "shadow"), self.clock())
+        if seen_s <= (-math.inf if state.seen_s is None else state.seen_s):
+            return state
+        noted = replace(state, seen_s=seen_s)
+        self._write(noted)
+        return noted
+
     def _ask(self, state: ReleaseState, evidence: LiveEvidence | None, verdict: OffPolicyVerdict | None) -> GateAnswer:
         return decide(
             evidence,
@@ -214,6 +283,7 @@ class Controller:
             candidate=self.release.candidate,
             approved=state.approved,
             acts=self.release.stages[state.stage].kind != "shadow",
+            seen_s=-math.inf if state.seen_s is None else state.seen_s,
         )
 
     def _act(self, state: ReleaseState, answer: GateAnswer) -> None:
@@ -250,12 +320,17 @@ class Controller:
         if stages[stage].approval and not agreed:
             asking = replace(state, status="awaiting", question="stage", said=())
             return self._commit(asking, who, f"{what}: ask to begin {stages[stage].kind}", why, data)
+        now_s, acts_since_s = self.clock(), state.acts_since_s
+        if acts_since_s is None and stages[stage].kind != "shadow":
+            acts_since_s = now_s
         begun = ReleaseState(
             "running",
             stage,
-            self.clock(),
+            now_s,
             self.release.routing(stage),
             approved=state.approved,
+            began_s=state.began_s,
+            acts_since_s=acts_since_s,
             events=state.events,
             pending=state.pending,
             audit_head=state.audit_head,
@@ -289,9 +364,8 @@ class Controller:
         """Going back must not depend on a disk that is full or a log that was tampered with."""
         try:
             yield
-        except (StorageError, DatasetCorruptError):
-            self.router.apply(self.release.before)
-            raise
+        except (StorageError, DatasetCorruptError) as damage:
+            raise self._told_to_go_back(damage) from damage
 
     def _settle(self, state: ReleaseState) -> ReleaseState:
         """Steps 2 to 4 of what is decided."""

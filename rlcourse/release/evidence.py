@@ -97,6 +97,8 @@ def verdict_from_json(content: Mapping[str, Any], *, judged_as: str, candidate: 
     try:
         if content["decision"] not in ("promote", "reject", "inconclusive"):
             raise ValueError(content["decision"])
+        if any(one["propensities"] not in ("logged", "estimated") for one in content["evidence"]):
+            raise ValueError("propensities that are neither logged nor estimated")
         evidence = tuple(
             Evidence(**{**{key: number(value) for key, value in one.items()}, "objections": tuple(one["objections"])})
             for one in content["evidence"]
@@ -108,6 +110,7 @@ def verdict_from_json(content: Mapping[str, Any], *, judged_as: str, candidate: 
             Interval(**{key: number(value) for key, value in content["logger"].items()}),
             evidence,
             Demands(**content["demands"]),
+            tuple(float(lost) for lost in content["expected_regret"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetCorruptError(

@@ -4,8 +4,9 @@ In this order, so that harm is seen whatever else is missing:
 
 1. **Hard stops.** A safety violation, an objective of the service that is surely missed, returns that are surely worse.
 2. **Blindness.** Evidence that is missing or stale says nothing: hold, and after too long of it roll back. A release that
-   nobody can see is not a safe one. Returns that vary more than the release was planned for, or cannot be adjusted as it was
-   planned, hold as well.
+   nobody can see is not a safe one, and one of which a part is missing is not seen: a service that answers says nothing of
+   returns. Returns that vary more than the release was planned for, or cannot be adjusted as it was planned, are seen, and
+   hold.
 3. **The log's opinion.** What off-policy evaluation rejected goes back; what it could not tell needs a person.
 4. **Is it enough?** The stage's demand: enough information without harm, or a gain that is proven.
 
@@ -15,6 +16,7 @@ episode and its error rate stays what it says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -79,7 +81,8 @@ class GateConfig:
     stale_after_s: float = 900.0
     """Evidence older than this is not evidence."""
     blind_s: float = 7_200.0
-    """Without fresh evidence for so long, go back."""
+    """Without all of the evidence for so long, go back. A stage begins with nothing seen: it has to be longer than the first
+    of each part takes to come."""
 
     def __post_init__(self) -> None:
         if not (0.0 < self.alpha < 0.5 and 0.0 < self.objective_alpha < 0.5 and self.tuned_at > 0.0):
@@ -207,6 +210,7 @@ def decide(
     candidate: str = "",
     approved: bool = False,
     acts: bool = True,
+    seen_s: float = -math.inf,
 ) -> GateAnswer:
     """One decision.
 
@@ -222,6 +226,7 @@ def decide(
         approved: a person has approved of what the log could not tell.
         acts: the candidate's decisions are carried out. Those of a shadow are not: nothing can come of them, so that nobody
             counts violations and none are waited for.
+        seen_s: when evidence of which nothing was missing was measured last, before this one (:func:`seen_at`).
     """
     if evidence is not None and evidence.variation is not None:
         variation = evidence.variation
@@ -232,13 +237,14 @@ def decide(
         return GateAnswer("roll_back", tuple(stops))
     blind = _blindness(evidence, now_s, demand, config, acts=acts)
     if blind:
-        age = now_s - max(since_s, evidence.measured_at_s if evidence is not None else since_s)
+        age = now_s - max(since_s, seen_s, seen_at(evidence, demand, config, acts=acts))
         if age > config.blind_s:
-            late = Reason(
-                "blind_too_long", f"Nothing was seen for {age:.0f} s.", {"age_s": age, "most_s": config.blind_s}
-            )
+            text = f"Not everything was seen for {age:.0f} s."
+            late = Reason("blind_too_long", text, {"age_s": age, "most_s": config.blind_s})
             return GateAnswer("roll_back", (late, *blind))
         return GateAnswer("hold", tuple(blind))
+    if evidence is not None and evidence.objection is not None and demand.prove != "service":
+        return GateAnswer("hold", (evidence.objection,))
     doubts = [] if approved else _doubts(verdict, candidate)
     if doubts:
         return GateAnswer("hold", tuple(doubts))
@@ -261,6 +267,19 @@ def decide(
     if demand.prove == "no_harm":
         return GateAnswer("promote", (Reason("no_harm", _sentence("No harm showed", numbers), numbers),))
     return GateAnswer("hold", (Reason("undecided", _sentence("All planned episodes tell no gain", numbers), numbers),))
+
+
+def seen_at(evidence: LiveEvidence | None, demand: Demand, config: GateConfig, *, acts: bool = True) -> float:
+    """When evidence was measured, if nothing that the stage needs is missing from it; else minus infinity.
+
+    Args:
+        evidence: the newest there is.
+        demand: of the stage.
+        config: whose objectives are watched.
+        acts: as in :func:`decide`.
+    """
+    whole = evidence is not None and not _missing(evidence, demand, config, acts=acts)
+    return evidence.measured_at_s if evidence is not None and whole else -math.inf
 
 
 def _hard_stops(evidence: LiveEvidence, variation: Variation, config: GateConfig) -> list[Reason]:
@@ -294,6 +313,10 @@ def _blindness(
     age = now_s - evidence.measured_at_s
     if age > config.stale_after_s:
         return [Reason("evidence_stale", f"The newest evidence is {age:.0f} s old.", {"age_s": age})]
+    return _missing(evidence, demand, config, acts=acts)
+
+
+def _missing(evidence: LiveEvidence, demand: Demand, config: GateConfig, *, acts: bool) -> list[Reason]:
     missing = [objective.name for objective in config.objectives if objective.name not in evidence.counts]
     missing += ["returns"] * (evidence.tally is None and demand.prove != "service") + ["violations"] * (
         evidence.violations is None and acts
@@ -301,8 +324,6 @@ def _blindness(
     found = [Reason("evidence_missing", f"Nothing is known of {name}.") for name in missing]
     if missing and evidence.unknown is not None:
         found.append(evidence.unknown)
-    if evidence.objection is not None and demand.prove != "service":
-        found.append(evidence.objection)
     if evidence.tally is not None and not all(np.isfinite(part).all() for part in evidence.tally):
         found.append(Reason("evidence_broken", "Some returns are not finite numbers."))
     return found

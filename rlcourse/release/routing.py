@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, ServerError
 from rlcourse.files import write_json
 from rlcourse.release.assignment import in_canary
 
@@ -40,6 +40,10 @@ class Routing:
         """Plain values."""
         return asdict(self)
 
+    def share_of(self, version: str) -> float:
+        """Of the sessions, those that a version answers."""
+        return self.share if version == self.trial else 1.0 - self.share if version == self.live else 0.0
+
     def led_by(self, version: str) -> Routing:
         """The same with another version live; that one's trial ends, and so does its work as a shadow."""
         kept = self if version != self.trial else replace(self, trial=None, share=0.0, salt="")
@@ -65,6 +69,28 @@ class Router(Protocol):
         ...
 
 
+@runtime_checkable
+class Telling(Router, Protocol):
+    """A router that can be asked what it does; one that cannot is believed."""
+
+    def current(self) -> Routing | None:
+        """What it does now; ``None`` if it was told nothing.
+
+        Raises:
+            ServerError: it could not be reached.
+        """
+        ...
+
+
+@runtime_checkable
+class Coarse(Telling, Protocol):
+    """A router that cannot do every routing exactly."""
+
+    def nearest(self, routing: Routing) -> Routing:
+        """What it says that it does once it was told this one."""
+        ...
+
+
 class FileRouter:
     """A router that is a file: for tests, drills, and programs that read their routing from the disk."""
 
@@ -76,7 +102,16 @@ class FileRouter:
         write_json(self.path, routing.to_json())
 
     def current(self) -> Routing | None:
-        """What was applied last; ``None`` if nothing ever was."""
+        """What was applied last; ``None`` if nothing ever was.
+
+        Raises:
+            ServerError: the file holds something else.
+        """
         if not self.path.exists():
             return None
-        return Routing(**json.loads(self.path.read_text(encoding="utf-8")))
+        try:
+            return Routing(**json.loads(self.path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, ConfigError) as error:
+            raise ServerError(
+                f"{self.path} is no routing: {error}.", mend="Remove it: it is written again when somebody resumes."
+            ) from error

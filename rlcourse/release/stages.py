@@ -12,9 +12,9 @@ kind             share      passes when
                             by, loaded and warm; then it may go
 ===============  =========  ========================================================================================
 
-A fixed-horizon A/B test is an ``ab`` stage whose ``information`` comes from
-:func:`~rlcourse.release.power.fixed_information` and whose end alone is looked at: :func:`fixed_horizon`. An always valid
-one is looked at whenever one likes; the gate does.
+A fixed-horizon A/B test is none of these: the gate looks every day, so its stages are always valid.
+:func:`~rlcourse.release.power.fixed_information` plans the other one, and ``rlcourse release ab`` reads it, once, with
+:func:`fixed_horizon`.
 """
 
 from __future__ import annotations

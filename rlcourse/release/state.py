@@ -37,6 +37,12 @@ class ReleaseState:
     """What a person is asked, while ``awaiting``."""
     approved: bool = False
     """A person has approved of what the log could not tell."""
+    seen_s: float | None = None
+    """When evidence of this stage was measured last of which nothing was missing; ``None``: never yet."""
+    began_s: float | None = None
+    """When the release began; ``None``: before that was written down, and then ``since_s`` is what is known."""
+    acts_since_s: float | None = None
+    """When the candidate first answered clients; ``None``: not yet."""
     said: tuple[str, ...] = ()
     """The gate's reasons last time, so that the log repeats none."""
     events: int = 0
@@ -71,6 +77,7 @@ def read_state(folder: Path) -> ReleaseState:
     Raises:
         ConfigError: no release there, or none that began.
         DatasetCorruptError: the file is not what was written.
+        StorageError: it cannot be read.
     """
     content = _read(folder / "state.json")
     try:
@@ -85,9 +92,11 @@ def read_state(folder: Path) -> ReleaseState:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no {path}.", mend="Begin a release: rlcourse release start.") from None
+        with storage_errors(path):
+            text = path.read_bytes() if path.exists() else None
+        if text is None:
+            raise ConfigError(f"There is no {path}.", mend="Begin a release: rlcourse release start.")
+        content = json.loads(text)
     except ValueError as error:
         raise DatasetCorruptError(f"{path} is no JSON: {error}.", mend="Bring it back from a copy.") from error
     if not isinstance(content, dict):

@@ -240,3 +240,79 @@ def test_sources_that_make_no_sense(shell: Shell, capsys: pytest.CaptureFixture[
     for words in (["--monitor", "http://127.0.0.1:9"], ["--prometheus", "http://127.0.0.1:9", "--evidence", "x.json"]):
         assert main(["release", "step", str(shell.folder), *words]) == 2
         assert "--prometheus" in capsys.readouterr().err
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, *then: Any) -> list[float]:
+    """What happens while ``--every`` sleeps, one after the other; returns for how long it slept."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        then[len(slept) - 1]()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    return slept
+
+
+def test_every_few_minutes_until_the_release_has_ended(
+    shell: Shell, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("start", *START, *PERSON, *log)
+    path = shell.folder / "evidence.json"
+
+    def see(gain: float, candidates: int) -> None:
+        path.write_text(json.dumps(evidence_file(gain, candidates)))
+
+    def spoil() -> None:
+        path.write_text("{")
+
+    def harm() -> None:
+        assert shell.routing == Routing("v1", "v2", 0.1, "r7")
+        see(-3.0, 60)
+
+    see(0.0, 3)
+    slept = looked(monkeypatch, lambda: see(0.0, 60), spoil, harm)
+    found = shell("step", "--evidence", str(path), "--every", "60", status=1)
+    assert (slept, found["gate"]["answer"], shell.routing) == ([60.0] * 3, "roll_back", Routing("v1"))
+    assert shell("step", "--every", "60", status=1)["gate"]["reasons"][0]["code"] == "not_running"  # ended before
+
+
+def test_what_goes_wrong_in_one_look_is_said_and_tried_again(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell("start", *START, *PERSON)
+    audit = shell.folder / "audit.jsonl"
+    whole = audit.read_bytes()
+    audit.write_bytes(whole.replace(b"mia", b"tom"))
+    looked(monkeypatch, lambda: audit.write_bytes(whole) and None, lambda: (shell.folder / "KILL").touch())
+    assert main(["release", "step", str(shell.folder), "--every", "60"]) == 1
+    said = capsys.readouterr().err
+    assert said.index("not what was written") < said.index("Monitoring did not answer") < said.index("kill switch")
+    assert shell.routing == Routing("v1")
+
+
+def test_ctrl_c_ends_the_looking_and_not_the_release(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell("start", *START, *PERSON)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    looked(monkeypatch, interrupt)
+    assert main(["release", "step", str(shell.folder), "--every", "60"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.undo()
+    assert shell("status")["state"]["status"] == "running"
+    assert shell("step", "--every", "60", "--days", "1e-9")["gate"]["answer"] == "hold"  # and not for ever
+    assert main(["release", "step", str(shell.folder), "--every", "0"]) == 2
+
+
+def test_a_file_that_stays_broken_is_not_seen_and_goes_back(shell: Shell) -> None:
+    shell("start", *START, *PERSON, "--blind-hours", "1")
+    path, state = shell.folder / "evidence.json", shell.folder / "state.json"
+    path.write_text("{")
+    for ago, routing in ((3_500.0, Routing("v1", "v2", 0.02, "r7")), (3_700.0, Routing("v1"))):
+        state.write_text(json.dumps({**json.loads(state.read_text()), "since_s": time.time() - ago}))
+        assert main(["release", "step", str(shell.folder), "--evidence", str(path)]) == 1
+        assert shell.routing == routing

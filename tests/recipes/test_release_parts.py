@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlcourse.recipes.command_line import main
-from rlcourse.release.apprentice import ApprenticeConfig, replay
+from rlcourse.release.apprentice import ApprenticeConfig, Line, replay
+from rlcourse.release.audit import AuditEntry, append_audit
 from rlcourse.serving import wire
 from tests.monitoring.logs import Written
 from tests.recipes.test_release import PERSON, START
@@ -68,10 +69,47 @@ def test_an_apprentice_earns_and_loses(tmp_path: Path, capsys: pytest.CaptureFix
     assert "approve: 0 accepted and 0 refused at this level, 7 answers in all" in capsys.readouterr().out
 
 
+def test_a_queue_that_people_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    folder, quick = tmp_path / "a1", ("--good", 0.1, "--too-many", 0.5, "--alpha", 0.2, "--safe-action", 4)
+    for _ in range(3):
+        asked(capsys, "apprentice", folder, "--what", "approved", *quick)
+    found = asked(capsys, "apprentice", folder, "--propose", "a", 1, "--who", "policy")
+    assert found["waiting"] == [{"id": "a", "action": 1, "deadline_s": 1_060.0}]
+    now[0] = 1_010.0
+    asked(capsys, "apprentice", folder, "--propose", "b", 2)
+    assert main(["release", "apprentice", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("50 s", "60 s", "the safe action is done"))
+    found = asked(capsys, "apprentice", folder, "--answer", "b", "approve", "--who", "mia")
+    assert found["settled"] == [{"id": "b", "action": 2, "how": "approved"}]
+    assert main(["release", "apprentice", str(folder), "--answer", "b", "approve"]) == 2
+    assert "answered before" in capsys.readouterr().err
+    now[0] = 1_060.0
+    found = asked(capsys, "apprentice", folder)  # nobody answered, and nobody approved
+    assert (found["settled"], found["waiting"]) == ([{"id": "a", "action": 4, "how": "expired"}], [])
+    assert (found["accepted"], found["refused"]) == (1, 0)
+    asked(capsys, "apprentice", folder, "--propose", "c", 3)
+    found = asked(capsys, "apprentice", folder, "--answer", "c", "veto", "--instead", 0, "--why", "too cold")
+    assert found["settled"] == [{"id": "c", "action": 0, "how": "overridden"}]
+    assert found["results"][-1] == {
+        "at_s": 1_060.0,
+        "what": "overridden",
+        "who": found["results"][-1]["who"],
+        "why": "too cold",
+        "proposal": "c",
+        "action": 0,
+    }
+
+
 def test_silence_teaches_only_where_it_is_consent() -> None:
     quick = ApprenticeConfig(good=0.1, too_many=0.5, alpha=0.2)
-    assert [one.level for one in replay(quick, ["expired"] * 5)] == ["imitate"] * 5
-    learnt = replay(quick, ["approved"] * 3 + ["expired"] * 3 + ["approved"] * 3 + ["expired"] * 3 + ["vetoed"])
+    assert [one.level for one in replay(quick, [Line("expired")] * 5)] == ["imitate"] * 5
+    said = ["approved"] * 3 + ["expired"] * 3 + ["approved"] * 3 + ["expired"] * 3 + ["vetoed"]
+    learnt = replay(quick, map(Line, said))
     assert [learnt[place].level for place in (2, 5, 8, 11)] == ["approve", "approve", "veto", "autonomous"]
     assert learnt[-1].refused == 1
 
@@ -111,11 +149,15 @@ def test_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     route = asked(capsys, "manifest", folder, "--kind", "gateway", *services)["manifest"]
     assert [one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]] == [980, 20]
     output = tmp_path / "rollout.json"
-    asked(capsys, "manifest", folder, "--kind", "argo", "--image", "i", "--output", output)
-    steps = json.loads(output.read_text())["spec"]["strategy"]["canary"]["steps"]
+    argo = ("--kind", "argo", "--image", "i", "--gateway", "edge", "--namespace", "plant")
+    asked(capsys, "manifest", folder, *argo, "--output", output)
+    steps = json.loads(output.read_text())["items"][0]["spec"]["strategy"]["canary"]["steps"]
     assert [one["setWeight"] for one in steps[::2]] == [2, 10, 50, 95]
-    assert main(["release", "manifest", str(folder), "--kind", "argo", "--image", "i"]) == 0
-    assert json.loads(capsys.readouterr().out)["kind"] == "Rollout"
+    assert main(["release", "manifest", str(folder), *argo]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert [one["kind"] for one in made["items"]] == ["Rollout", "Service", "Service", "HTTPRoute"]
+    assert main(["release", "manifest", str(folder), *argo[:4]]) == 2  # 2 % of 4 pods
+    assert "Name a gateway" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -126,6 +168,11 @@ def test_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["shadow", "nowhere", "--candidate", "v2", "--agreement", "2"], 2, "agreement"),
         (["apprentice", "a"], 2, "--what"),
         (["apprentice", "a", "--what", "vetoed"], 2, "--why"),
+        (["apprentice", "a", "--answer", "x", "veto"], 2, "--why"),
+        (["apprentice", "a", "--answer", "x", "praise"], 2, "praise"),
+        (["apprentice", "a", "--answer", "x", "approve", "--instead", "1"], 2, "--instead"),
+        (["apprentice", "a", "--propose", "x", "1"], 2, "no apprentice"),
+        (["apprentice", "a", "--propose", "x", "1", "--what", "approved"], 2, "one of --what"),
         (["apprentice", "a", "--what", "approved", "--good", "0.5"], 2, "too_many"),
         (["apprentice", "a", "--what", "praised"], 2, "praised"),
         (["ab", "--effect", "1"], 2, "--monitor"),
@@ -164,12 +211,19 @@ def test_wrong_words(
 def test_files_that_were_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a1"
     asked(capsys, "apprentice", folder, "--what", "approved")
-    (folder / "answers.jsonl").write_text("{}\n")
+    path = folder / "answers.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"good": 0.02', b'"good": 0.05'))
     assert main(["release", "apprentice", str(folder)]) == 1
-    assert "line 1" in capsys.readouterr().err
-    (folder / "demands.json").write_text('{"best": 1}')
+    assert "line 1 is not what was written" in capsys.readouterr().err
+    path.write_bytes(whole.splitlines(keepends=True)[0])
     assert main(["release", "apprentice", str(folder)]) == 1
-    assert "demands" in capsys.readouterr().err
+    assert "ends before" in capsys.readouterr().err
+    path.unlink()
+    (folder / "head.json").unlink()
+    append_audit(path, AuditEntry("1", 0.0, "", "begun", "", {"best": 1}))
+    assert main(["release", "apprentice", str(folder)]) == 1
+    assert "no log of an apprentice" in capsys.readouterr().err
     empty = tmp_path / "e.json"
     empty.write_text('{"measured_at_s": 0.0}')
     assert main(["release", "ab", str(empty), "--effect", "1"]) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlcourse.errors import ConfigError
-from rlcourse.release.adapters.kubernetes import http_route, rollout
+from rlcourse.release.adapters.kubernetes import http_route, rollout, rollout_list
 from rlcourse.release.gates import Demand, GateConfig
 from rlcourse.release.matching import Variation
 from rlcourse.release.routing import Routing
@@ -54,9 +54,11 @@ def test_a_rollout_has_the_shares_as_steps_and_waits_at_each_for_the_gate() -> N
         Stage("bake", 0.95, Demand()),
     )
     release = Release("r7", "v2", "v1", stages, GateConfig(), Variation(1.0, 1.0))
-    found = rollout(release, image="registry.example/policy:v2")
+    found = rollout(release, image="registry.example/policy:v2", route="edge-route")
     assert (found["apiVersion"], found["kind"]) == ("argoproj.io/v1alpha1", "Rollout")
     canary = found["spec"]["strategy"]["canary"]
+    there = {"httpRoute": "edge-route", "namespace": "default"}
+    assert canary["trafficRouting"] == {"plugins": {"argoproj-labs/gatewayAPI": there}}
     assert canary["steps"] == [
         {"setWeight": 1},
         {"pause": {}},
@@ -69,6 +71,64 @@ def test_a_rollout_has_the_shares_as_steps_and_waits_at_each_for_the_gate() -> N
     (container,) = found["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/policy:v2"
     assert {"readinessProbe", "livenessProbe"} < set(container)
+
+
+def canaries(*shares: float) -> Release:
+    stages = tuple(Stage("canary", share, Demand()) for share in shares)
+    return Release("r7", "v2", "v1", stages, GateConfig(), Variation(1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("shares", "replicas", "fits"),
+    [
+        ((0.02, 0.5), 4, False),
+        ((0.02,), 50, True),
+        ((0.25, 0.5), 4, True),
+        ((0.25, 0.95), 4, False),
+        ((0.5,), 1, False),
+    ],
+)
+def test_pods_alone_make_no_share_below_one_pod(shares: tuple[float, ...], replicas: int, fits: bool) -> None:
+    if fits:
+        found = rollout(canaries(*shares), image="x", replicas=replicas)
+        assert "trafficRouting" not in found["spec"]["strategy"]["canary"]
+        return
+    with pytest.raises(ConfigError, match=f"{1 / replicas:.0%}"):
+        rollout(canaries(*shares), image="x", replicas=replicas)
+    assert rollout(canaries(*shares), image="x", replicas=replicas, route="r7")
+
+
+def test_all_that_argo_needs_names_itself() -> None:
+    made = rollout_list(canaries(0.02, 0.5), image="x", namespace="plant", gateway="edge", port=9_000)
+    found = {(one["kind"], one["metadata"]["name"]): one for one in made["items"]}
+    assert (made["kind"], set(found)) == (
+        "List",
+        {("Rollout", "r7"), ("Service", "r7-stable"), ("Service", "r7-canary"), ("HTTPRoute", "r7")},
+    )
+    assert {one["metadata"]["namespace"] for one in made["items"]} == {"plant"}
+    spec, route = found["Rollout", "r7"]["spec"], found["HTTPRoute", "r7"]["spec"]
+    canary = spec["strategy"]["canary"]
+    assert canary["trafficRouting"]["plugins"]["argoproj-labs/gatewayAPI"] == {"httpRoute": "r7", "namespace": "plant"}
+    assert [(one["name"], one["weight"]) for one in route["rules"][0]["backendRefs"]] == [
+        (canary["stableService"], 100),
+        (canary["canaryService"], 0),
+    ]
+    for name in (canary["stableService"], canary["canaryService"]):
+        service = found["Service", name]["spec"]
+        assert service["selector"] == spec["selector"]["matchLabels"]
+        assert service["ports"] == [{"name": "http", "port": 9_000, "targetPort": 9_000}]
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_all_that_argo_needs_for_blue_green() -> None:
+    release = blue_green("r7", "v2", "v1", requests=500, least_s=3_600.0)
+    made = rollout_list(release, image="x", namespace="plant", gateway="edge")
+    names = [(one["kind"], one["metadata"]["name"]) for one in made["items"]]
+    assert names == [("Rollout", "r7"), ("Service", "r7-active"), ("Service", "r7-preview"), ("HTTPRoute", "r7")]
+    (backend,) = made["items"][-1]["spec"]["rules"][0]["backendRefs"]
+    assert backend["name"] == "r7-active"
+    without = rollout_list(release, image="x", namespace="plant")["items"]
+    assert [one["kind"] for one in without] == ["Rollout", "Service", "Service"]
 
 
 def test_blue_green_promotes_nothing_by_itself_and_keeps_the_old_one_as_long_as_planned() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +35,16 @@ from rlcourse.serving.server import ServerConfig
 from rlcourse.serving.service import ServiceConfig
 from rlcourse.serving.shelf import ShelfConfig
 from tests.release.pieces import evidence, verdict
+from tests.release.test_controller import (
+    Clock,
+    Countdown,
+    Crash,
+    check_crashed,
+    check_ended,
+    crash,
+    drive,
+    steps_of,
+)
 
 SESSIONS = [f"room-{n}" for n in range(400)]
 
@@ -115,6 +127,38 @@ def test_a_release_begins_with_what_is_loaded_and_live(address: str) -> None:
         router.check("v1", "v3")
     with pytest.raises(ConfigError, match="v1 of rl_policy is live, not v2"):
         router.check("v2", "v1")
+    for left, said in (
+        (Routing("v1", "v2", 0.1, "r6"), "v2 is on trial"),
+        (Routing("v1", shadow="v2"), "v2 is a shadow"),
+    ):
+        router.apply(left)
+        with pytest.raises(ConfigError, match=f"{said} of rl_policy already: one release at a time"):
+            router.check("v1", "v2")
+    router.apply(Routing("v1", "v2", 0.0, "r6"))
+    with pytest.raises(ConfigError, match="on trial"):
+        router.check("v1", "v2")
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"num_actions": 4}, "another num actions"),
+        ({"obs_size": 3}, "another observation size"),
+        ({"memory_size": 8}, "remembers sessions"),
+    ],
+)
+def test_a_release_does_not_begin_that_the_service_would_refuse_later(
+    part: dict[str, int], says: str, assembly: Assembly, address: str
+) -> None:
+    version: Any = assembly.shelf.entries["rl_policy"].versions["v2"]
+    about = {name: getattr(version.policy, name) for name in ("obs_size", "num_actions", "memory_size")}
+    version.policy = types.SimpleNamespace(**{**about, **part})
+    router = ServiceRouter(address, "rl_policy")
+    with pytest.raises(ServerError, match="409"):
+        router.apply(Routing("v1", "v2", 0.1))
+    with pytest.raises(ConfigError, match=f"{says}.*blue-green"):
+        router.check("v1", "v2")
+    router.check("v1", "v2", shares=False)
 
 
 def test_a_release_through_the_service_and_back(assembly: Assembly, address: str, tmp_path: Path) -> None:
@@ -137,3 +181,16 @@ def test_a_release_through_the_service_and_back(assembly: Assembly, address: str
     assert (router.live(), set(answered(assembly).values())) == ("v2", {"v2"})
     controller.roll_back("mia", "a complaint")
     assert (router.live(), set(answered(assembly).values())) == ("v1", {"v1"})
+
+
+@pytest.mark.parametrize("scenario", [pytest.param("good", marks=pytest.mark.slow), "harm", "kill"])
+def test_killed_at_any_step_it_leads_the_service_to_the_same_end(scenario: str, address: str, tmp_path: Path) -> None:
+    router, steps = ServiceRouter(address, "rl_policy"), steps_of(tmp_path / "whole", scenario)
+    for number in range(1, steps + 1):
+        router.apply(Routing("v1"))
+        folder, clock = tmp_path / str(number), Clock()
+        with pytest.raises(Crash):
+            drive(folder, clock, Countdown(number, crash), scenario, router)
+        check_crashed(folder, router)
+        drive(folder, clock, lambda name: None, scenario, router)
+        check_ended(folder, scenario, router)

@@ -15,7 +15,7 @@ from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Demand, GateConfig, LiveEvidence
 from rlcourse.release.matching import Variation
-from rlcourse.release.routing import FileRouter, Router, Routing
+from rlcourse.release.routing import FileRouter, Router, Routing, Telling
 from rlcourse.release.stages import Release, Stage
 from rlcourse.release.state import read_state
 from tests.release.pieces import evidence, verdict
@@ -116,13 +116,13 @@ EXPECTED = {
 ENDS = {"good": ("promoted", ONLY_V2), "harm": ("rolled_back", ONLY_V1), "kill": ("killed", ONLY_V1)}
 
 
-def check_crashed(folder: Path) -> None:
+def check_crashed(folder: Path, router: Telling | None = None) -> None:
     """Whatever the moment: one opinion on what is live, and the world is there or it is written that it is not."""
     audit = read_audit(folder / "audit.jsonl")
     if not (folder / "state.json").exists():
         assert audit.entries == ()
         return
-    state, world = read_state(folder), FileRouter(folder / "router.json").current()
+    state, world = read_state(folder), (router or FileRouter(folder / "router.json")).current()
     assert state.routing.live in ("v1", "v2")
     if state.applied:
         assert world == state.routing
@@ -131,11 +131,11 @@ def check_crashed(folder: Path) -> None:
     assert len(written | pending) == state.events  # every event is in the log or still to be written, none is lost
 
 
-def check_ended(folder: Path, scenario: str) -> None:
+def check_ended(folder: Path, scenario: str, router: Telling | None = None) -> None:
     state = read_state(folder)
     status, routing = ENDS[scenario]
     assert (state.status, state.routing, state.applied, state.pending) == (status, routing, True, ())
-    assert FileRouter(folder / "router.json").current() == routing
+    assert (router or FileRouter(folder / "router.json")).current() == routing
     seen = whats(folder)
     if scenario == "kill":  # the switch may have been thrown before the process died; then the next one obeys it
         seen = [("tom", what) if what == "kill" else (who, what) for who, what in seen]

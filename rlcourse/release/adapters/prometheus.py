@@ -22,11 +22,11 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlencode
 
-from rlcourse.errors import ConfigError, ServerError
+from rlcourse.errors import ConfigError, DatasetCorruptError, ServerError, StorageError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
-from rlcourse.release.audit import AuditEntry, read_audit
 from rlcourse.release.controller import Controller
 from rlcourse.release.gates import Counts, GateAnswer, LiveEvidence, LiveReturns, Reason
+from rlcourse.release.stages import DAY_S
 from rlcourse.release.state import killed
 
 Samples = Sequence[tuple[float, float]]
@@ -246,34 +246,30 @@ def growth(samples: Samples, first_by_s: float) -> float:
 def step(controller: Controller, source: PrometheusEvidence, verdict: OffPolicyVerdict | None = None) -> GateAnswer:
     """Look once and act: an alarm about the candidate goes back at once, all else is the gate's to weigh.
 
+    An alarm, and harm, go back whatever is the matter with the release's folder.
+
     Raises:
         ServerError: the router did not obey; the next step tries again.
-        StorageError: nothing could be written.
+        StorageError: something could not be read or written; see :meth:`Controller.tick`.
         DatasetCorruptError: the state or the audit log is not what was written.
     """
-    state, now_s = controller.state(), controller.clock()
+    now_s = controller.clock()
     try:
-        alarms = [] if state.ended or killed(controller.folder) else source.alarms()
+        state = controller.state()
+    except (StorageError, DatasetCorruptError):
+        state = None
+    try:
+        alarms = [] if (state is not None and state.ended) or killed(controller.folder) else source.alarms()
     except ServerError:
         return controller.tick(None, verdict)
     if alarms:
         why = " ".join(f"{one.name} fires: {one.summary}" for one in alarms)
         controller.roll_back("prometheus", why)
         return GateAnswer("roll_back", tuple(Reason(f"alert_{one.name}", one.summary) for one in alarms))
-    # No line yet: whoever began was killed between its first two writes.
-    entries = read_audit(controller.folder / "audit.jsonl").entries
-    began_s = entries[0].at_s if entries else state.since_s
+    if state is None:  # harm of the last day is harm
+        return controller.tick(source.evidence(now_s - DAY_S, now_s), verdict)
+    began_s = state.since_s if state.began_s is None else state.began_s
     if state.stage >= 0 and controller.release.stages[state.stage].kind == "shadow":
         return controller.tick(source.evidence(began_s, now_s, shadow=True), verdict)
-    live_s = _live_since(entries, controller.release.candidate)
-    counts_since_s = state.since_s if live_s is None else live_s
+    counts_since_s = state.since_s if state.acts_since_s is None else state.acts_since_s
     return controller.tick(source.evidence(began_s, now_s, counts_since_s=counts_since_s), verdict)
-
-
-def _live_since(entries: Sequence[AuditEntry], candidate: str) -> float | None:
-    """When the candidate first answered clients; ``None`` if the log does not say."""
-    for entry in entries:
-        routing = entry.data.get("routing", {})
-        if candidate == routing.get("live") or (candidate == routing.get("trial") and routing.get("share")):
-            return entry.at_s
-    return None

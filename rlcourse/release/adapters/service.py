@@ -6,9 +6,11 @@
                                                                               ▲   └── copy ──▶ shadow
     controller ── PUT /v1/policies/NAME/routing {"live", "trial", "share", "salt", "shadow"} ┘
 
-A client names its session and nothing else. The service writes the routing into its state folder before it says yes, so
-that a restart goes on with it. A request that names a version gets that one; one without a session gets the live one, which
-is the safe side.
+A client names its session and nothing else. A request that names a version gets that one; one without a session gets the
+live one, which is the safe side.
+
+The service writes the routing into its state folder before it says yes, so that a restart goes on with it. One that was
+started without such a folder forgets it. Every step of a release asks, and notices (:mod:`rlcourse.release.straying`).
 """
 
 from __future__ import annotations
@@ -58,15 +60,22 @@ class ServiceRouter:
         """The version that the service itself calls its default."""
         return str(self._listed()["default"])
 
-    def check(self, incumbent: str, candidate: str) -> None:
+    def check(self, incumbent: str, candidate: str, *, shares: bool = True) -> None:
         """Whether a release may begin.
+
+        Args:
+            incumbent: version that is live.
+            candidate: version that wants to be.
+            shares: whether the candidate will answer some sessions in the incumbent's place, and not all at once.
 
         Raises:
             ServerError: the service does not answer, or has no such policy.
-            ConfigError: a version is not loaded, or another one is live.
+            ConfigError: a version is not loaded, another one is live, something is on trial or a shadow already, or the service
+                would refuse a share later.
         """
         listed = self._listed()
-        missing = {incumbent, candidate} - {str(one["version"]) for one in listed["versions"]}
+        versions = {str(one["version"]): one for one in listed["versions"]}
+        missing = {incumbent, candidate} - set(versions)
         if missing:
             raise ConfigError(
                 f"Not loaded: {', '.join(sorted(missing))} of {self.policy}.",
@@ -76,6 +85,19 @@ class ServiceRouter:
             raise ConfigError(
                 f"{listed['default']} of {self.policy} is live, not {incumbent}.",
                 mend="Name the version that is live as the incumbent.",
+            )
+        busy = [f"{listed['trial']['version']} is on trial"] if listed["trial"] else []
+        busy += [f"{listed['shadow']} is a shadow"] if listed["shadow"] else []
+        if busy:
+            raise ConfigError(
+                f"{' and '.join(busy)} of {self.policy} already: one release at a time.",
+                mend="End that release, or what is left of it: rlcourse release rollback.",
+            )
+        differs = _differs(versions[incumbent], versions[candidate])
+        if shares and differs:
+            raise ConfigError(
+                f"{candidate} of {self.policy} {differs} {incumbent}: sessions cannot go from one to the other.",
+                mend="Tell the clients, then switch all at once: --strategy blue-green.",
             )
 
     def _listed(self) -> dict[str, Any]:
@@ -103,3 +125,11 @@ class ServiceRouter:
                 f"{method} {request.full_url}: {error}",
                 mend="Start the service (rlcourse serve http), or name the address that it calls its management.",
             ) from error
+
+
+def _differs(live: dict[str, Any], trial: dict[str, Any]) -> str:
+    # As the service itself compares them when it is told a share.
+    for part in ("obs_size", "num_actions", "action_low", "action_high"):
+        if live[part] != trial[part]:
+            return f"has another {part.replace('_', ' ').replace('obs', 'observation')} than"
+    return "remembers sessions, unlike" if trial["memory_size"] and not live["memory_size"] else ""
