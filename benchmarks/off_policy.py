@@ -6,16 +6,20 @@
 
 ``speed`` times every estimator with 1,000 resamples of 1,000 episodes of 200 steps and ends with 1 if those that need no
 network take more than 5 seconds together. ``ranking`` estimates ten CartPole policies from logs of a random and of a
-middling policy and compares their order with that of their true values; ``pendulum`` does the same with continuous actions
-and ten stages of a soft actor-critic.
+middling policy and compares their order with that of their true values; ``pendulum`` does the same with continuous actions,
+over several logs of each quality: for ten candidates, half of which were learned from the log itself, and for ten stages of
+a soft actor-critic.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import statistics
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +38,20 @@ from rlcourse.evaluation.off_policy import (
     Trajectories,
     assess,
     diagnose,
+    fit_dynamics,
     rank_correlation,
     regret_at_k,
+    simulated_values,
 )
+from rlcourse.experience.collection import first_transitions
+from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.experience.transitions import Transitions
 from rlcourse.networks import EpsilonGreedyPolicy, SquashedGaussianPolicy
 from rlcourse.randomness import Seeds
+from rlcourse.training.behaviour import generate
 from rlcourse.training.continuous_behaviour import author_settings, live
-from rlcourse.training.learners import offline_learner
+from rlcourse.training.learners import OfflineAlgorithm, offline_learner
 from rlcourse.vocabulary import DiscretePolicy, Policy
 
 EPISODES, STEPS, RESAMPLES, LIMIT_S = 1_000, 200, 1_000, 5.0
@@ -57,6 +66,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("speed", "ranking", "pendulum"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--logs", type=int, default=LOGS, help="of each quality, for pendulum")
+    parser.add_argument(
+        "--redraws", type=int, default=REDRAWS, help="of each log's episodes, for pendulum's task model"
+    )
     arguments = parser.parse_args()
     with torch_threads(1):
         if arguments.part == "speed":
@@ -64,7 +77,7 @@ def main() -> int:
         if arguments.part == "ranking":
             ranking()
         else:
-            pendulum()
+            pendulum(arguments.logs, arguments.redraws)
     return 0
 
 
@@ -145,46 +158,161 @@ def ranking() -> None:
 
 SWING = 0.97
 """Discount on the pendulum: what is done now tells within some thirty steps."""
-STAGES = 10
+SEEN = 1_000
+"""Updates of fitted Q evaluation there. Times the target rate of 0.1 that is a hundred steps ahead, three times what counts."""
+SWUNG: tuple[EstimatorName, ...] = ("wis", "fqe", "linear", "mis", "mdr")
+"""One that multiplies ratios, to see it refuse, and those that do not."""
+TASK = "task"
+"""A model of the task itself, fitted once and then lived in by every policy. The pendulum's laws are smooth and without luck,
+and what one step does is told by any step, whoever took it: such a model should order policies where a log is thin."""
+LOGS, STAGES, REDRAWS = 3, 10, 2
+LEARNED: dict[str, tuple[OfflineAlgorithm, tuple[int, ...]]] = {
+    "BC": ("bc", (1_000,)),
+    "IQL": ("iql", (2_000,)),
+    "TD3+BC": ("td3-bc", (1_000, 3_000)),
+    "CQL": ("cql", (1_500,)),
+}
+"""What learns from each log, and after how many updates it becomes a candidate: five of them, beside every second stage."""
 
 
-def pendulum() -> None:
-    """Ten stages of one soft actor-critic, acting by their own spread, judged by logs that another one wrote."""
-    stages = ten_stages()
-    truths = [true_value(policy, 1_000, "Pendulum-v1", SWING) for policy in stages]
-    rows, data = [], {}
-    for quality in ("medium", "mixed"):
-        episodes = load_dataset(f"pendulum/{quality}-v0").episodes
-        estimates: dict[str, list[float]] = {name: [] for name in ESTIMATOR_NAMES}
-        for policy in stages:
-            drawing = Seeds(0).torch("target's actions")
-            log = Trajectories.from_episodes(episodes, policy, gamma=SWING, generator=drawing)
-            settings = FQEConfig(updates=1_500)
-            try:
-                found = assess(log, ESTIMATOR_NAMES, seeds=Seeds(0), resamples=200, fqe=settings).values
-            except DatasetInvalidError:  # products of 200 ratios, all rounded to 0: nothing can be said by weighing
-                others = [name for name in ESTIMATOR_NAMES if name not in WEIGHING]
-                found = assess(log, others, seeds=Seeds(0), resamples=200, fqe=settings).values
-            for name in ESTIMATOR_NAMES:
-                estimates[name].append(found[name].estimate if name in found else math.nan)
-            print(quality, {name: round(values[-1], 1) for name, values in estimates.items()}, flush=True)
-        rows += [_ranked(quality, name, estimates[name], truths) for name in ESTIMATOR_NAMES]
-        data[quality] = {"estimates": estimates, "truths": truths}
+def pendulum(logs: int, redraws: int) -> None:
+    """Policies learned from the log and stages of a soft actor-critic, judged by logs that other ones wrote."""
+    stages = {f"SAC {number + 1}": policy for number, policy in enumerate(ten_stages())}
+    worth = {name: swinging(policy) for name, policy in stages.items()}
+    data: dict[str, list[dict[str, Any]]] = {"medium": [], "mixed": []}
+    learned: dict[str, Policy] = {}
+    for seed in range(logs):
+        for quality, episodes in pendulum_logs(seed).items():
+            learned = learned_from(episodes, Seeds(seed))
+            truths = worth | {name: swinging(policy) for name, policy in learned.items()}
+            everybody = learned | stages
+            estimates = {name: judged(episodes, policy, Seeds(seed)) for name, policy in everybody.items()}
+            for name, value in lived_in(episodes, everybody, Seeds(seed)).items():
+                estimates[name][TASK] = value
+            redrawn = []
+            for number in range(redraws):
+                family = Seeds(seed).child("redraw", number)
+                drawn = family.numpy("episodes").integers(episodes.num_episodes, size=episodes.num_episodes)
+                redrawn.append(lived_in(episodes.select(drawn), everybody, family))
+            data[quality].append({"seed": seed, "truths": truths, "estimates": estimates, "redrawn": redrawn})
+            print(quality, seed, {name: round(found["fqe"], 1) for name, found in estimates.items()}, flush=True)
+            print("   true", {name: round(value, 1) for name, value in truths.items()}, flush=True)
+    candidates = [*learned, *list(stages)[1::2]]
+    learned_worth = [one["truths"][name] for found in data.values() for one in found for name in candidates[:5]]
     body = (
-        f"Ten stages of one soft actor-critic on Pendulum-v1, drawing actions from their own spread, judged by the 250 "
-        f"episodes of a log that another one wrote (the logs of chapter 5), gamma {SWING}. Their true values, from 1,000 "
-        f"episodes each, lie between {min(truths):.1f} and {max(truths):.1f}.\n\n" + markdown_table(RANKED, rows)
+        f"Policies on Pendulum-v1, drawing actions from their own spread where they have one, judged by logs of 50,000 "
+        f"steps. Logs of each quality: {logs}, every one by another author; the first is that of chapter 5. Gamma {SWING}. "
+        f"*rank correlation* is the mean over logs; in brackets the lowest and the highest of the "
+        f"logs and, for the model of the task (*{TASK}*), of {redraws} redraws of each log's episodes with a fresh fit "
+        f"to each. The other numbers are means. True values are from 1,000 episodes each.\n\n"
+        f"**Ten candidates.** Five learned from the log itself ({', '.join(candidates[:5])} updates), worth between "
+        f"{min(learned_worth):.1f} and {max(learned_worth):.1f}, and every second of the ten stages below.\n\n"
+        + markdown_table(RANKED, _pendulum_rows(data, candidates))
+        + f"\n\n**Ten stages of one soft actor-critic** that wrote none of the logs, worth between {min(worth.values()):.1f} "
+        f"and {max(worth.values()):.1f}.\n\n" + markdown_table(RANKED, _pendulum_rows(data, list(stages)))
     )
-    write_result("ope_ranking_pendulum", body, command="python benchmarks/off_policy.py pendulum", data=data)
+    write_result(
+        "ope_ranking_pendulum",
+        body,
+        command=f"python benchmarks/off_policy.py pendulum --logs {logs} --redraws {redraws}",
+        data=data,
+    )
+
+
+def _pendulum_rows(data: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for quality, logs in data.items():
+        for estimator in (*SWUNG, TASK):
+            pairs = [
+                (
+                    np.array([log["estimates"][name].get(estimator, math.nan) for name in names]),
+                    np.array([log["truths"][name] for name in names]),
+                )
+                for log in logs
+            ]
+            silent = sum(int(np.isnan(estimates).sum()) for estimates, _ in pairs)
+            if silent:
+                rows.append([quality, estimator, f"refused for {silent} of {len(names) * len(pairs)}", "", "", ""])
+                continue
+            order = [rank_correlation(*pair) for pair in pairs]
+            wider = order + [
+                rank_correlation([redrawn[name] for name in names], [log["truths"][name] for name in names])
+                for log in logs
+                if estimator == TASK
+                for redrawn in log["redrawn"]
+            ]
+            errors = [math.sqrt(np.square(estimates - truths).mean()) for estimates, truths in pairs]
+            lost = [[regret_at_k(*pair, k) for pair in pairs] for k in (1, 3)]
+            rows.append(
+                [
+                    quality,
+                    estimator,
+                    f"{statistics.fmean(order):.2f}"
+                    + (f" [{min(wider):.2f}, {max(wider):.2f}]" if len(wider) > 1 else ""),
+                    *(f"{statistics.fmean(numbers):.1f}" for numbers in (errors, *lost)),
+                ]
+            )
+    return rows
+
+
+def pendulum_logs(seed: int) -> dict[str, Episodes]:
+    """A medium and a mixed log by one author; those of seed 0 are the stored ones of chapter 5."""
+    if seed == 0:
+        return {quality: load_dataset(f"pendulum/{quality}-v0").episodes for quality in ("medium", "mixed")}
+    medium = generate("Pendulum-v1", "medium", STORED, seeds=Seeds(seed)).episodes
+    by_chance = generate("Pendulum-v1", "random", STORED // 2, seeds=Seeds(seed)).episodes
+    return {"medium": medium, "mixed": Episodes.concatenate([by_chance, first_transitions(medium, STORED // 2)])}
+
+
+STORED = 50_000
+"""Steps in each of chapter 5's logs of the pendulum."""
+
+
+def learned_from(episodes: Episodes, seeds: Seeds) -> dict[str, Policy]:
+    """What the offline learners made of a log, at its settings by default."""
+    actions = make("Pendulum-v1", 1, seeds=seeds).actions
+    log = Transitions.from_episodes(episodes, gamma=SWING, actions=actions)
+    kept: dict[str, Policy] = {}
+    for name, (algorithm, stops) in LEARNED.items():
+        learner, drawing = offline_learner(algorithm, log.spec(), seeds.child(name)), seeds.torch(f"batches of {name}")
+        for update in range(1, max(stops) + 1):
+            learner.update(log.sample(256, drawing))
+            if update in stops:
+                kept[f"{name} after {update:,}"] = copy.deepcopy(learner.policy)
+    return kept
+
+
+def judged(episodes: Episodes, policy: Policy, seeds: Seeds) -> dict[str, float]:
+    """Each estimator's answer; those that refuse are left out."""
+    log = Trajectories.from_episodes(episodes, policy, gamma=SWING, generator=seeds.torch("target's actions"))
+    names = [name for name in SWUNG if log.weighable or name in ("fqe", "linear")]
+    settings = FQEConfig(updates=SEEN)
+    try:
+        found = assess(log, names, seeds=seeds, resamples=50, fqe=settings).values
+    except DatasetInvalidError:  # products of 200 ratios that are all 0 or no number: nothing can be said by weighing
+        others = [name for name in names if name not in WEIGHING]
+        found = assess(log, others, seeds=seeds, resamples=50, fqe=settings).values
+    return {name: value.estimate for name, value in found.items()}
+
+
+def lived_in(episodes: Episodes, policies: Mapping[str, Policy], seeds: Seeds) -> dict[str, float]:
+    """What each policy earns in one model of the task, fitted to a log."""
+    log = Trajectories.from_episodes(episodes, next(iter(policies.values())), gamma=SWING)
+    dynamics = fit_dynamics(log, seeds=seeds)
+    return {
+        name: float(simulated_values(dynamics, policy, log, seeds=seeds).mean()) for name, policy in policies.items()
+    }
+
+
+def swinging(policy: Policy) -> float:
+    """What a policy is worth on the pendulum."""
+    return true_value(policy, 1_000, "Pendulum-v1", SWING)
 
 
 RANKED = ["log", "estimator", "rank correlation", "root mean squared error", "regret at 1", "regret at 3"]
 
 
 def _ranked(quality: str, name: str, estimates: list[float], truths: list[float]) -> list[str]:
-    silent = sum(math.isnan(estimate) for estimate in estimates)
-    if silent:
-        return [quality, name, f"refused for {silent} of {len(estimates)}", "", "", ""]
     error = np.sqrt(np.mean((np.array(estimates) - truths) ** 2))
     return [
         quality,
@@ -233,6 +361,8 @@ def true_value(policy: Policy, count: int = 4_000, env_id: str = "CartPole-v1", 
         step = env.step(policy.act(obs, greedy=False, generator=generator))
         total += gamma**t * step.reward * running
         running &= ~(step.terminated | step.truncated)
+        if not bool(running.any()):
+            break
         obs = step.obs
     return float(total.mean())
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,11 +16,14 @@ from rlcourse.devices import torch_threads
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.evaluation.off_policy import (
     BLIND,
+    FROZEN,
     WEIGHING,
     Assessment,
+    Bounds,
     Demands,
     EstimatorName,
     FQEConfig,
+    Limits,
     OffPolicyVerdict,
     Propensities,
     Resampled,
@@ -30,6 +33,7 @@ from rlcourse.evaluation.off_policy import (
     judge,
     logger_value,
 )
+from rlcourse.evaluation.statistics import Interval
 from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.files import atomic_path, write_json
 from rlcourse.networks import EpsilonGreedyPolicy, UniformBoxPolicy, UniformPolicy
@@ -63,7 +67,8 @@ class Ope(Common):
     decide_by: EstimatorName = "wdr"
     """Which of them the verdict rests on."""
     propensities: Propensities = "logged"
-    """Use the logged ones, or guess them by cloning the logger."""
+    """Use the logged ones, or guess them by cloning the logger. A verdict that rests on guessed ones is inconclusive unless
+    --allow-estimated."""
     gamma: float = 0.99
     """Discount."""
     episodes: int | None = None
@@ -72,6 +77,13 @@ class Ope(Common):
     """Of the intervals."""
     resamples: int = 1_000
     """How often the episodes are drawn anew."""
+    reward_range: tuple[float, float] | None = None
+    """The least and the most that one step can pay, by the task and not by the log. With --largest-ratio it gives bounds that
+    hold for any distribution."""
+    largest_ratio: float | None = None
+    """The largest ratio of the policies' probabilities in one step; 1 over the logger's smallest probability is enough."""
+    longest_episode: int | None = None
+    """Steps that no episode exceeds. By default the log's longest, if one was cut off there or all are equally long."""
     demands: Annotated[Demands, NO_PREFIX] = field(default_factory=Demands)
     """What evidence has to look like before it is acted on."""
     fqe: FQEConfig = field(default_factory=FQEConfig)
@@ -98,6 +110,19 @@ class Ope(Common):
             )
         if self.episodes is not None and self.episodes < 1:
             raise ConfigError(f"{self.episodes} episodes say nothing.", mend="Use 1 or more.")
+        if self.reward_range is None and (self.largest_ratio is not None or self.longest_episode is not None):
+            raise ConfigError("Bounds need the range of the rewards as well.", mend="Add --reward-range LOW HIGH.")
+        self.limits()
+
+    def limits(self) -> Limits | None:
+        """What is known beforehand.
+
+        Raises:
+            ConfigError: numbers that cannot be.
+        """
+        if self.reward_range is None:
+            return None
+        return Limits(*self.reward_range, self.largest_ratio, self.longest_episode)
 
 
 def run(config: Ope) -> int:
@@ -130,6 +155,7 @@ def run(config: Ope) -> int:
                 fqe=config.fqe,
                 confidence=config.confidence,
                 resamples=config.resamples,
+                limits=config.limits(),
             )
         assert log is not None  # __post_init__ refuses an empty list
         logger = logger_value(log, seeds=seeds, confidence=config.confidence, resamples=config.resamples)
@@ -155,6 +181,8 @@ def run(config: Ope) -> int:
             "estimate": value.estimate,
             "ci_low": value.interval.low,
             "ci_high": value.interval.high,
+            "given_this_fit": estimator in FROZEN,
+            "bounds": _bounds(one.bounds[estimator]),
         }
         for name, one in found.items()
         for estimator, value in one.values.items()
@@ -170,6 +198,12 @@ def run(config: Ope) -> int:
     )
     write_report(config.json, content)
     return 0
+
+
+def _bounds(found: Bounds) -> dict[str, Any]:
+    both = {"hoeffding": found.hoeffding, "bernstein": found.bernstein}
+    ends = {name: None if one is None else [one.low, one.high] for name, one in both.items()}
+    return {**ends, "reason": found.reason or None}
 
 
 def _policy(name: str, dataset: Dataset, epsilon: float) -> Policy:
@@ -215,10 +249,12 @@ def _continuous_policy(name: str, dataset: Dataset, actions: ContinuousActions, 
 
 def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answer: OffPolicyVerdict) -> str:
     """Tables, then the verdict and what speaks against it."""
-    header = ["policy", "estimator", f"value [{config.confidence:.0%} interval]"]
-    rows = [["(the logger)", "its own returns", str(logger.interval)]]
+    header = ["policy", "estimator", f"value [{config.confidence:.0%} interval]", ""]
+    rows = [["(the logger)", "its own returns", str(logger.interval), ""]]
     rows += [
-        [name, estimator, str(value.interval)] for name, one in found.items() for estimator, value in one.values.items()
+        [name, estimator, str(value.interval), "given this fit" if estimator in FROZEN else ""]
+        for name, one in found.items()
+        for estimator, value in one.values.items()
     ]
     about = [
         "policy",
@@ -227,6 +263,7 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
         "largest share",
         "weight 0",
         "mean weight",
+        "mean ratio",
         "tail k",
         "never logged",
         "negative",
@@ -239,6 +276,7 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
             f"{one.diagnostics.largest_share:.0%}",
             f"{one.diagnostics.zero_share:.0%}",
             f"{one.diagnostics.mean_weight:.2f}",
+            "-" if one.diagnostics.mean_ratio is None else f"{one.diagnostics.mean_ratio:.2f}",
             "-" if one.diagnostics.tail_shape is None else f"{one.diagnostics.tail_shape:.2f}",
             "-" if one.diagnostics.unlogged_mass is None else f"{one.diagnostics.unlogged_mass:.0%}",
             "-" if one.diagnostics.negative_share is None else f"{one.diagnostics.negative_share:.0%}",
@@ -247,6 +285,9 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
     ]
     lines = [
         table(header, rows),
+        *(["", FIT] if FROZEN & set(config.estimators) else []),
+        "",
+        *_bounds_table(config, found),
         "",
         table(about, warnings),
         "",
@@ -257,9 +298,34 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
             for one in answer.evidence
         ),
     ]
+    if len(answer.expected_regret) > 1:
+        tried = [one.candidate for one in answer.evidence if not one.objections]
+        lost = [
+            [str(k), name, f"{regret:.2f}"]
+            for k, (name, regret) in enumerate(zip(tried, answer.expected_regret, strict=True), 1)
+        ]
+        lines += ["", table(["trying the first", "up to and with", "loses on average"], lost)]
     if config.propensities == "estimated":
         lines += ["", "Propensities were guessed. No interval above knows of the error in them."]
     return "\n".join(lines)
+
+
+FIT = "Given this fit: the network was fitted once. Another log would give another, and the interval knows nothing of that."
+
+
+def _bounds_table(config: Ope, found: dict[str, Assessment]) -> list[str]:
+    if config.reward_range is None:
+        return ["No bounds that hold for any distribution: they need --reward-range and --largest-ratio."]
+    rows = [
+        [name, estimator, _ends(one.hoeffding), _ends(one.bernstein), one.reason]
+        for name, about in found.items()
+        for estimator, one in about.bounds.items()
+    ]
+    return [table(["policy", f"{config.confidence:.0%} bounds", "Hoeffding", "Bernstein", "but"], rows)]
+
+
+def _ends(bound: Interval | None) -> str:
+    return "-" if bound is None else f"[{bound.low:.2f}, {bound.high:.2f}]"
 
 
 def picture(target: Path, found: dict[str, Assessment], logger: Resampled, *, title: str) -> None:

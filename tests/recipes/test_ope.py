@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rlcourse.recipes.command_line import main
 from rlcourse.vocabulary import TaskSpec
 
 LOG = "cartpole/random-v0"
+ONLY_IS = ["--estimators", "is", "--decide-by", "is"]
 MODEL_FREE = ["--estimators", "wis", "wpdis", "linear", "--decide-by", "wis"]
 
 
@@ -113,7 +115,53 @@ def test_guessed_propensities_are_said_to_be(
     assert "--propensities estimated" in capsys.readouterr().err
     content = judged(root, tmp_path / "r.json", *words, "--propensities", "estimated")
     assert content["diagnostics"][str(artifact)]["propensities"] == "estimated"
+    assert content["verdict"]["decision"] == "inconclusive"
     assert "No interval above knows" in capsys.readouterr().out
+
+
+def test_guessed_propensities_promote_nobody_unless_somebody_says_so(
+    root: Path, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a guess that happens to be right, so that nothing else speaks against it."""
+    monkeypatch.setattr("rlcourse.recipes.ope.estimate_propensities", lambda *_, **__: np.full(400, 0.5))
+    words = ["--dataset", "cartpole/unknown-v0", "--policy", str(artifact), *MODEL_FREE, "--propensities", "estimated"]
+    verdict = judged(root, tmp_path / "r.json", *words)["verdict"]
+    assert verdict["decision"] == "inconclusive" and "guessed propensities" in verdict["reason"]
+    assert "but its weights rest on guessed propensities" in capsys.readouterr().out
+    verdict = judged(root, tmp_path / "r.json", *words, "--allow-estimated")["verdict"]
+    assert verdict["decision"] == "promote" and "does not cover the error" in verdict["reason"]
+    assert verdict["demands"]["allow_estimated"] and verdict["evidence"][0]["propensities"] == "estimated"
+
+
+def test_what_trying_only_the_first_would_cost_is_shown(
+    root: Path, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", LOG, "--policy", "uniform", str(artifact), *MODEL_FREE]
+    regret = judged(root, tmp_path / "r.json", *words)["verdict"]["expected_regret"]
+    assert len(regret) == 2 and regret == pytest.approx([0.0, 0.0], abs=1e-3)  # the first is better in every resample
+    out = capsys.readouterr().out
+    assert re.search(rf"loses on average\n.*\n1 +{re.escape(str(artifact))} +0\.00\n2 +uniform", out)
+
+
+def test_bounds_are_shown_where_there_are_some_and_reasons_where_there_are_none(
+    root: Path, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["--estimators", "is", "wis", "fqe", "dr", "--decide-by", "dr", "--fqe.updates", "20", "--gamma", "1"]
+    words = ["--dataset", LOG, "--policy", str(artifact), *models]
+    judged(root, tmp_path / "r.json", *words)
+    assert "No bounds" in capsys.readouterr().out
+    known = ["--reward-range", "-0.5", "1", "--largest-ratio", "2"]
+    content = judged(root, tmp_path / "r.json", *words, *known)
+    found = {row["estimator"]: row for row in content["results"]}
+    for name, kinds in (("is", ["hoeffding", "bernstein"]), ("dr", ["hoeffding"])):
+        for kind in kinds:
+            low, high = found[name]["bounds"][kind]
+            assert -0.5 <= low < found[name]["ci_low"] < found[name]["ci_high"] < high <= 1.0
+    assert found["is"]["bounds"]["reason"] is None and found["wis"]["bounds"]["hoeffding"] is None
+    assert "ratio of two means" in found["wis"]["bounds"]["reason"]
+    assert {name for name, row in found.items() if row["given_this_fit"]} == {"fqe", "dr"}
+    out = capsys.readouterr().out
+    assert "Hoeffding" in out and "ratio of two means" in out and "given this fit" in out
 
 
 @pytest.mark.parametrize(
@@ -127,6 +175,9 @@ def test_guessed_propensities_are_said_to_be(
         (["--policy", "uniform", "--episodes", "0"], 2, "0 episodes"),
         (["--policy", "uniform", "--plot", "x.doc"], 2, ".png"),
         (["--policy", "uniform", "--gamma", "2", *MODEL_FREE], 2, "gamma"),
+        (["--policy", "uniform", "--largest-ratio", "2"], 2, "--reward-range"),
+        (["--policy", "uniform", "--reward-range", "1", "0"], 2, "lower number first"),
+        (["--policy", "uniform", "--reward-range", "0", "0.5", "--largest-ratio", "2", *ONLY_IS], 2, "outside"),
     ],
 )
 def test_wrong_words(root: Path, words: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:

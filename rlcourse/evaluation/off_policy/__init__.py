@@ -8,6 +8,7 @@ from rlcourse.evaluation.off_policy.assessment import (
     BLIND,
     DESCRIPTIONS,
     ESTIMATOR_NAMES,
+    FROZEN,
     WEIGHING,
     Assessment,
     EstimatorName,
@@ -15,6 +16,7 @@ from rlcourse.evaluation.off_policy.assessment import (
     logger_value,
     quadratic_features,
 )
+from rlcourse.evaluation.off_policy.concentration import Bounds, Limits, bounds
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose, tail_shape
 from rlcourse.evaluation.off_policy.estimators import (
     MODEL_BASED,
@@ -47,6 +49,8 @@ from rlcourse.evaluation.off_policy.models import (
     step_weights,
 )
 from rlcourse.evaluation.off_policy.propensities import estimate_propensities
+from rlcourse.evaluation.off_policy.ranking import expected_regrets, rank_correlation, regret_at_k
+from rlcourse.evaluation.off_policy.simulation import Dynamics, DynamicsConfig, fit_dynamics, simulated_values
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
 from rlcourse.evaluation.off_policy.verdict import (
     Basis,
@@ -55,25 +59,28 @@ from rlcourse.evaluation.off_policy.verdict import (
     Evidence,
     OffPolicyVerdict,
     judge,
-    rank_correlation,
-    regret_at_k,
 )
 
 __all__ = [
     "BLIND",
     "DESCRIPTIONS",
     "ESTIMATOR_NAMES",
+    "FROZEN",
     "MODEL_BASED",
     "MODEL_FREE",
     "WEIGHING",
     "Assessment",
     "Basis",
+    "Bounds",
     "Decision",
     "Demands",
     "Diagnostics",
+    "Dynamics",
+    "DynamicsConfig",
     "EstimatorName",
     "Evidence",
     "FQEConfig",
+    "Limits",
     "LinearModel",
     "ModelValues",
     "OffPolicyVerdict",
@@ -83,11 +90,14 @@ __all__ = [
     "Statistic",
     "Trajectories",
     "assess",
+    "bounds",
     "diagnose",
     "direct",
     "doubly_robust",
     "empirical_bernstein_interval",
     "estimate_propensities",
+    "expected_regrets",
+    "fit_dynamics",
     "fitted_q_evaluation",
     "hoeffding_interval",
     "importance_sampling",
@@ -102,6 +112,7 @@ __all__ = [
     "rank_correlation",
     "regret_at_k",
     "resample",
+    "simulated_values",
     "step_weights",
     "tail_shape",
     "weighted_doubly_robust",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlcourse.errors import ConfigError
+from rlcourse.evaluation.off_policy.concentration import Bounds, Limits, bounds
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose
 from rlcourse.evaluation.off_policy.estimators import (
     MODEL_FREE,
@@ -18,13 +19,13 @@ from rlcourse.evaluation.off_policy.estimators import (
     Statistic,
     direct,
     doubly_robust,
-    marginalised,
     marginalised_doubly_robust,
     weighted_doubly_robust,
 )
 from rlcourse.evaluation.off_policy.intervals import Resampled, resample
 from rlcourse.evaluation.off_policy.models import (
     FQEConfig,
+    LinearModel,
     ModelValues,
     fitted_q_evaluation,
     linear_model,
@@ -51,6 +52,9 @@ WEIGHING: frozenset[EstimatorName] = frozenset({"is", "wis", "pdis", "wpdis", "d
 """Those that multiply ratios over an episode: their weights have to be looked at."""
 BLIND: frozenset[EstimatorName] = frozenset({"fqe", "linear", "mis"})
 """Those that are a model and nothing else: no interval knows how wrong its form is, so no decision may rest on them."""
+FROZEN: frozenset[EstimatorName] = frozenset({"fqe", "dr", "wdr", "mdr"})
+"""Those that rest on a network, which is fitted once and not for each resample: their intervals are *given this fit*. Weights
+correct a fit that happens to be poor, so that those of ``dr`` and ``wdr`` still cover; that of ``fqe`` is far too narrow."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Assessment:
 
     values: dict[EstimatorName, Resampled]
     diagnostics: Diagnostics
+    bounds: dict[EstimatorName, Bounds]
+    """Of each estimator: bounds that hold for any distribution, or why there are none."""
 
 
 def assess(
@@ -70,8 +76,12 @@ def assess(
     fqe: FQEConfig | None = None,
     confidence: float = 0.95,
     resamples: int = 1_000,
+    limits: Limits | None = None,
 ) -> Assessment:
     """Estimate and resample; what several estimators need (a model, step weights) is fitted once.
+
+    A linear model is solved anew for each resample, and so are the step weights of ``mis``; a network is not
+    (:data:`FROZEN`).
 
     Args:
         log: with observations where a model is asked for.
@@ -81,9 +91,10 @@ def assess(
         fqe: settings of fitted Q evaluation.
         confidence: of the intervals.
         resamples: B.
+        limits: what is known of rewards and ratios beforehand, for bounds that hold for any distribution.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a log that goes beyond the limits.
         DatasetInvalidError: the log cannot answer.
     """
     unknown = [name for name in estimators if name not in ESTIMATOR_NAMES]
@@ -95,18 +106,22 @@ def assess(
     parts = _Parts(log, seeds, features, fqe)
     makers: dict[EstimatorName, Callable[[], Statistic]] = {
         "fqe": lambda: direct(log, parts.model),
-        "linear": lambda: linear_model(log, parts.features, ridge=RIDGE),
-        "mis": lambda: marginalised(log, parts.weights),
+        "linear": lambda: parts.linear,
+        # Weights alpha with A' alpha = start, or values theta with A theta = b: start' A^-1 b either way, in every resample.
+        "mis": lambda: parts.linear,
         "dr": lambda: doubly_robust(log, parts.model),
         "wdr": lambda: weighted_doubly_robust(log, parts.model),
         "mdr": lambda: marginalised_doubly_robust(log, parts.weights, parts.model),
     }
     values: dict[EstimatorName, Resampled] = {}
+    bounded: dict[EstimatorName, Bounds] = {}
+    folds = (fqe or FQEConfig()).folds
     for name in estimators:
         statistic = makers[name]() if name in makers else MODEL_FREE[name](log)
         values[name] = resample(statistic, rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples)
+        bounded[name] = bounds(name, log, statistic, limits, folds=folds, confidence=confidence)
     weights = parts.weights if {"mis", "mdr"} & set(estimators) else None
-    return Assessment(values, diagnose(log, weights))
+    return Assessment(values, diagnose(log, weights), bounded)
 
 
 def logger_value(log: Trajectories, *, seeds: Seeds, confidence: float = 0.95, resamples: int = 1_000) -> Resampled:
@@ -150,6 +165,10 @@ class _Parts:
     @cached_property
     def model(self) -> ModelValues:
         return fitted_q_evaluation(self.log, self.fqe, seeds=self.seeds.child("fqe"))
+
+    @cached_property
+    def linear(self) -> LinearModel:
+        return linear_model(self.log, self.features, ridge=RIDGE)
 
     @cached_property
     def weights(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
-from rlcourse.objectives.importance import effective_sample_size
+from rlcourse.objectives.importance import effective_sample_size, step_ratios
 
 FEWEST_FOR_A_TAIL = 25
 """Weights below which the tail's shape is not estimated: with a handful of points it can be anything."""
@@ -33,6 +34,13 @@ class Diagnostics:
     """The weights' median, 90 %, 99 % and largest."""
     mean_weight: float
     """1 on average if the propensities are right and every action of the target policy was possible."""
+    mean_weight_error: float
+    """Its standard error; infinite with a single episode."""
+    mean_ratio: float | None
+    """The mean of the ratios of single steps, 1 on average for the same reason. Where the log could not hold what the target
+    policy would do, it is 1 less the probability of that, at the states of the log. None where there are no ratios."""
+    mean_ratio_error: float | None
+    """Its standard error, over episodes."""
     tail_shape: float | None
     """k of a Pareto tail (Vehtari et al. 2024). Above 0.5 the weights have no variance, above 0.7 the estimate is not to be
     trusted; None where there are too few weights to say."""
@@ -56,20 +64,38 @@ def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnosti
         tried = torch.zeros(log.all_target.shape[-1], dtype=torch.bool)
         tried[log.action[there].unique()] = True
         unlogged = float(log.all_target[:, :-1][there][:, ~tried].sum(-1).mean())
+    ratio, ratio_error = _mean_ratio(log) if log.weighable else (None, None)
     quantiles = torch.quantile(weights, torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.float64)).tolist()
     return Diagnostics(
         episodes=log.num_episodes,
         horizon=log.horizon,
-        effective_sample_size=float(effective_sample_size(weights)) if total > 0 else 0.0,
+        effective_sample_size=float(effective_sample_size(weights / weights.max())) if total > 0 else 0.0,
         largest_share=float(weights.max()) / total if total > 0 else 0.0,
         zero_share=float((weights == 0).double().mean()),
         weight_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3]),
         mean_weight=float(weights.mean()),
+        mean_weight_error=_error(weights),
+        mean_ratio=ratio,
+        mean_ratio_error=ratio_error,
         tail_shape=tail_shape(weights.numpy()) if log.weighable else None,
         unlogged_mass=unlogged,
         negative_share=None if step_weights is None else _negative_share(step_weights),
         propensities=log.propensities,
     )
+
+
+def _mean_ratio(log: Trajectories) -> tuple[float, float]:
+    lengths = log.mask.sum(-1)
+    summed = (step_ratios(log.target, log.behaviour, log.mask) * log.mask).sum(-1)
+    mean = float(summed.sum() / lengths.sum())
+    return mean, _error(summed - mean * lengths) / float(lengths.mean())
+
+
+def _error(values: Tensor) -> float:
+    if len(values) < 2:
+        return math.inf
+    largest = float(values.abs().max()) or 1.0  # products of many ratios are too large to be squared
+    return largest * float((values / largest).std()) / math.sqrt(len(values))
 
 
 def _negative_share(weights: Tensor) -> float:

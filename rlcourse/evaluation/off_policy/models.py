@@ -60,8 +60,9 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
     r"""Fit :math:`Q^\pi` with a network, by steps towards :math:`r + \gamma \sum_{a'} \pi(a'|s') \bar Q(s',a')`.
 
     Le, Voloshin and Yue (2019), algorithm 3. Departures: a target network that follows by a Polyak average instead of a new
-    fit to convergence at every iteration; and no value may leave the range that the logged rewards allow
-    (:func:`possible_values`), without which a network is free to promise more than there is.
+    fit to convergence at every iteration; no value may leave the range that the logged rewards allow
+    (:func:`possible_values`), without which a network is free to promise more than there is; and the network answers in
+    :func:`usual_value` of the log, so that a change of the rewards' unit changes the answer's unit and nothing else.
 
     Args:
         log: made by :meth:`Trajectories.from_episodes`.
@@ -80,14 +81,16 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         )
     order = torch.randperm(log.num_episodes, generator=seeds.torch("folds"))
     q, value = torch.zeros_like(log.reward), torch.zeros(log.num_episodes, log.horizon + 1, dtype=torch.float64)
+    unit = usual_value(log)
+    bounds = _bounds_in(unit, log)
     for number, judged in enumerate(order.chunk(config.folds)):
         others = torch.ones(log.num_episodes, dtype=torch.bool)
         others[judged] = config.folds == 1
         network = _fit(log, others, config, seeds.child(f"fold {number}"))
-        bounds = possible_values(log)
         with torch.no_grad():
-            q[judged] = asking.taken(network, obs[judged, :-1], judged, bounds).double()
-            value[judged] = asking.expected(network, obs[judged], asking.future[judged], bounds).double()
+            said = asking.taken(network, obs[judged, :-1], judged, bounds)
+            expected = asking.expected(network, obs[judged], asking.future[judged], bounds)
+        q[judged], value[judged] = unit * said.double(), unit * expected.double()
     return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
 
 
@@ -95,13 +98,14 @@ def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -
     obs, ended, asking = _asking(log)
     there = (log.mask > 0) & episodes.unsqueeze(-1)  # (N, T)
     seen, then = obs[:, :-1][there], obs[:, 1:][there]  # (S, D)
-    done, reward = asking.action[there], log.reward[there].float()
+    unit = usual_value(log)
+    done, reward = asking.action[there], (log.reward[there] / unit).float()
     ahead = asking.future[:, 1:][there]  # (S, ...) what the target policy would do next
     goes_on = 1.0 - _last(log.mask, ended)[there]
     discount = (log.gamma * goes_on).float()
     with seeds.initialising("networks"):
         network = asking.network(seen, config.hidden)
-    target, bounds = frozen_copy(network), possible_values(log)
+    target, bounds = frozen_copy(network), _bounds_in(unit, log)
 
     def loss(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():
@@ -133,6 +137,28 @@ def possible_values(log: Trajectories) -> tuple[float, float]:
     paid = log.reward[log.mask > 0]
     steps = float(log.horizon) if log.gamma == 1.0 else 1.0 / (1.0 - log.gamma)
     return steps * min(0.0, float(paid.min())), steps * max(0.0, float(paid.max()))
+
+
+def usual_value(log: Trajectories) -> float:
+    """The size of what the logged steps led to, discounted (root mean square): the unit in which a network learns values.
+
+    One step of Adam moves a network's answer by about the same whatever the error is. In rewards' own unit a value of -200 is
+    thousands of updates away, and until then all policies look alike.
+
+    Worked number: one episode of two steps that pay 1 and 3, gamma 1, leads to 4 and 3, of size sqrt((16 + 9) / 2) = 3.54.
+    """
+    led_to = torch.zeros_like(log.reward)
+    ahead = torch.zeros_like(log.reward[:, 0])
+    for t in reversed(range(log.horizon)):
+        ahead = log.mask[:, t] * log.reward[:, t] + log.gamma * ahead
+        led_to[:, t] = ahead
+    size = float(led_to[log.mask > 0].square().mean().sqrt())
+    return size if size > 0.0 else 1.0  # nothing was ever paid
+
+
+def _bounds_in(unit: float, log: Trajectories) -> tuple[float, float]:
+    lowest, highest = possible_values(log)
+    return lowest / unit, highest / unit
 
 
 @dataclass(frozen=True)

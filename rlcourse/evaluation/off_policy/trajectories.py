@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlcourse.errors import ConfigError, DatasetInvalidError, ShapeError
 from rlcourse.experience.episodes import Episodes
+from rlcourse.networks import GaussianPolicy
 from rlcourse.objectives.importance import cumulative_ratios, discounted_returns, step_ratios
 from rlcourse.vocabulary import DensityPolicy, DiscretePolicy, Policy
 
@@ -232,6 +233,9 @@ def _by_density(
             f"The log's actions hold {taken.shape[-1]} numbers, the policy's {found.shape[-1]}.",
             mend="Use a policy for the same task.",
         )
+    if isinstance(policy, GaussianPolicy):
+        # The environment clips what lies beyond its bounds. No model has seen anything there.
+        found = found.clamp(policy.actions.low, policy.actions.high)
     action = torch.zeros(*there.shape, taken.shape[-1])
     action[there] = taken
     drawn = torch.zeros(*seen.shape, *found.shape[1:])

@@ -7,19 +7,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import stats
 
 from rlcourse.errors import ConfigError, ShapeError
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics
-from rlcourse.evaluation.off_policy.intervals import Array, Resampled
+from rlcourse.evaluation.off_policy.intervals import Resampled
+from rlcourse.evaluation.off_policy.ranking import expected_regrets
+from rlcourse.evaluation.off_policy.trajectories import Propensities
 from rlcourse.evaluation.statistics import Interval
 from rlcourse.objectives.importance import probability_worse
 
 Decision = Literal["promote", "reject", "inconclusive"]
 Basis = Literal["episodes", "steps"]
 """Whether an estimate rests on weights of whole episodes or of single steps."""
+ERRORS = 3.0
+"""Standard errors that a mean of weights is granted before it counts as something other than 1."""
+GUESSED = " Its weights rest on guessed propensities: the accepted risk does not cover the error in them."
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,18 @@ class Demands:
     """Largest share of the step weights that may come out negative, where the estimate rests on them."""
     most_unlogged: float = 0.05
     """Largest probability that a policy may put on actions that are nowhere in the log."""
+    farthest_mean: float = 0.1
+    """How far from 1 the mean of the weights may surely lie, beyond three of its standard errors. Below: the log could not
+    hold what the policy would do. Above: the propensities are wrong."""
+    allow_estimated: bool = False
+    """Let weights decide whose propensities were guessed. What it costs: the error of the guess multiplies over the steps of
+    an episode, is in no interval, and can make a worse policy look better. The accepted risk then bounds nothing."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.risk < 0.5:
             raise ConfigError(f"The risk is {self.risk}.", mend="Use a probability below 0.5, for example 0.05.")
+        if not self.farthest_mean >= 0.0:
+            raise ConfigError(f"farthest_mean is {self.farthest_mean}.", mend="Use 0 or more, for example 0.1.")
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Evidence:
     value_at_risk: float
     """What the candidate gains on the logger in the worst of so many resamples as the risk allows; below 0 it may lose."""
     effective_sample_size: float
+    propensities: Propensities
+    """Whether the logger wrote its probabilities down or somebody guessed them; weights of whole episodes rest on them."""
     objections: tuple[str, ...]
     """Why the numbers above should not be acted on; empty if they may be."""
 
@@ -75,6 +88,9 @@ class OffPolicyVerdict:
     evidence: tuple[Evidence, ...]
     """Best first: sound ones before others, then by value at risk."""
     demands: Demands
+    expected_regret: tuple[float, ...] = ()
+    """What is lost, on average over the resamples, by trying only the first k of the evidence without objections, for each k
+    (:func:`~rlcourse.evaluation.off_policy.ranking.expected_regrets`). What the others are worth is not in it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers. What is infinite or undefined becomes None: JSON knows neither."""
@@ -130,16 +146,19 @@ def judge(
                 probability_worse=worse,
                 value_at_risk=float(np.quantile(gain, demands.risk)) if sure else -np.inf,
                 effective_sample_size=diagnostics[name].effective_sample_size,
+                propensities=diagnostics[name].propensities,
                 objections=_objections(found, logger, diagnostics[name], demands, basis),
             )
         )
     ranked = tuple(sorted(evidence, key=lambda one: (bool(one.objections), -one.value_at_risk, one.candidate)))
-    decision, reason = _decide(ranked, demands)
+    decision, reason = _decide(ranked, demands, basis)
     best = ranked[0].candidate if decision == "promote" else None
-    return OffPolicyVerdict(decision, best, reason, logger.interval, ranked, demands)
+    sound = [candidates[one.candidate].values for one in ranked if not one.objections]
+    regrets = expected_regrets(np.stack(sound)) if sound else ()
+    return OffPolicyVerdict(decision, best, reason, logger.interval, ranked, demands, regrets)
 
 
-def _decide(ranked: tuple[Evidence, ...], demands: Demands) -> tuple[Decision, str]:
+def _decide(ranked: tuple[Evidence, ...], demands: Demands, basis: Basis) -> tuple[Decision, str]:
     best = ranked[0]
     if best.objections:
         return "inconclusive", f"Nothing sound is known about any candidate; of {best.candidate}: {best.objections[0]}"
@@ -147,6 +166,7 @@ def _decide(ranked: tuple[Evidence, ...], demands: Demands) -> tuple[Decision, s
         return "promote", (
             f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}, "
             f"and {demands.risk:g} is accepted."
+            + (GUESSED if best.propensities == "estimated" and basis == "episodes" else "")
         )
     if all(not one.objections and one.probability_worse >= 1.0 - demands.risk for one in ranked):
         return "reject", f"Every candidate is worse than the logger; the best, {best.candidate}, with probability " + (
@@ -190,10 +210,24 @@ def _objections(
                 "nobody looked at its step weights."
                 if negative is None
                 else f"{negative:.0%} of its step weights are negative: the features cannot say where it would be.",
-            )
+            ),
+            (
+                _surely(about.mean_ratio, about.mean_ratio_error) < -demands.farthest_mean,
+                f"it would do what the log cannot hold, with probability {1.0 - (about.mean_ratio or 0.0):.2f}.",
+            ),
         ]
     else:
+        off = _surely(about.mean_weight, about.mean_weight_error)
         claims += [
+            (
+                about.propensities == "estimated" and not demands.allow_estimated,
+                "its weights rest on guessed propensities, and no number here knows of the error in them.",
+            ),
+            (
+                abs(off) > demands.farthest_mean,
+                f"the mean of its weights is {about.mean_weight:.3g} and should be 1: "
+                + ("the log cannot hold what it would do." if off < 0.0 else "the propensities are wrong."),
+            ),
             (
                 about.effective_sample_size < demands.fewest_effective,
                 f"its weights are worth {about.effective_sample_size:.1f} episodes, "
@@ -211,37 +245,11 @@ def _objections(
     return tuple(text for holds, text in claims if holds)
 
 
-def rank_correlation(estimates: npt.ArrayLike, truths: npt.ArrayLike) -> float:
-    """Spearman's: 1 if the estimates put the policies in their true order, -1 if in the reverse.
-
-    Worked number: estimates (1, 2, 3) of truths (10, 30, 20) give 0.5.
-    """
-    a, b = _pairs(estimates, truths)
-    if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
-        raise ConfigError("Equal values have no order.", mend="Compare policies that differ.")
-    return float(stats.spearmanr(a, b).statistic)
-
-
-def regret_at_k(estimates: npt.ArrayLike, truths: npt.ArrayLike, k: int) -> float:
-    """What is lost by trying only the ``k`` policies that look best: the best true value less the best among those.
-
-    Worked number: estimates (3, 2, 1) of truths (10, 30, 20): 20 at k = 1, nothing at k = 2.
-    """
-    a, b = _pairs(estimates, truths)
-    if not 1 <= k <= len(a):
-        raise ConfigError(f"k is {k} of {len(a)} policies.", mend="Use 1 up to the number of policies.")
-    chosen = np.argsort(-a, kind="stable")[:k]
-    return float(b.max() - b[chosen].max())
-
-
-def _pairs(estimates: npt.ArrayLike, truths: npt.ArrayLike) -> tuple[Array, Array]:
-    a, b = (np.asarray(values, dtype=np.float64).reshape(-1) for values in (estimates, truths))
-    if len(a) != len(b) or len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ShapeError(
-            f"{len(a)} estimates of {len(b)} true values.",
-            mend="Give two or more finite numbers of each, in one order.",
-        )
-    return a, b
+def _surely(mean: float | None, error: float | None) -> float:
+    # How far from 1 a mean lies beyond its standard errors, with the sign of the side; 0 where that is not sure.
+    if mean is None or error is None:
+        return 0.0
+    return min(mean + ERRORS * error - 1.0, 0.0) + max(mean - ERRORS * error - 1.0, 0.0)
 
 
 def _finite(value: Any) -> Any:

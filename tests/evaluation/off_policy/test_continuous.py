@@ -134,6 +134,15 @@ def test_a_quadratic_model_is_exact_here_and_so_are_the_step_weights() -> None:
     assert abs(truth - true_value(-0.3, 0.6, None)) > 0.1 * abs(truth), "the logger's value would pass, too"
 
 
+def test_a_model_is_asked_about_what_the_environment_would_do_and_not_about_what_it_would_clip() -> None:
+    """A spread of 3 within bounds of 1 would draw two thirds of its actions outside, where nobody has ever acted."""
+    bounds = ContinuousActions(torch.tensor([-1.0]), torch.tensor([1.0]))
+    wide = GaussianPolicy(lambda obs: 0.0 * obs, torch.tensor([3.0]).log(), bounds)
+    drawn = laid(50, 5, seed=2, policy=wide).drawn
+    assert drawn is not None and float(drawn.min()) == -1.0 and float(drawn.max()) == 1.0
+    assert 0.6 < float((drawn.abs() == 1.0).double().mean()) < 0.9
+
+
 def test_a_deterministic_policy_is_judged_by_what_it_would_do() -> None:
     policy = DeterministicPolicy(lambda obs: -0.5 * obs)
     log = laid(4_000, 20, seed=2, policy=policy)

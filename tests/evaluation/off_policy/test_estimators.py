@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ from rlcourse.evaluation.off_policy import (
     weighted_importance_sampling,
     weighted_per_decision,
 )
+from rlcourse.evaluation.off_policy.models import usual_value
 from rlcourse.randomness import Seeds
 from tests.evaluation.off_policy.problems import BEHAVIOUR, STATES, TARGET, played, problem
 
@@ -135,6 +138,15 @@ def test_all_agree_with_loops_written_from_the_papers(seed: int) -> None:
             total += g**t * (rho[i][t] / sums[t] * float(r[i, t] - q[i, t]) + before * float(v[i, t]))
         total += g ** lengths[i] * rho[i][-1] / sums[-1] * float(model.tail[i])
     assert value_of(weighted_doubly_robust(log, model)) == pytest.approx(total)
+    # Kallus and Uehara's correction of one step at a time, whatever the weights.
+    weights = torch.rand(log.reward.shape, generator=Seeds(seed).torch("weights"), dtype=torch.float64)
+    corrected = 0.0
+    for i in range(n):
+        corrected += float(v[i, 0])
+        for t in range(lengths[i]):
+            then = float(v[i, t + 1]) if t + 1 < lengths[i] else float(model.tail[i])
+            corrected += float(weights[i, t]) * (float(r[i, t]) + g * then - float(q[i, t]))
+    assert value_of(marginalised_doubly_robust(log, weights, model)) == pytest.approx(corrected / n)
 
 
 def loops_ratios(log: Trajectories) -> list[list[float]]:
@@ -201,6 +213,32 @@ def test_fitted_q_evaluation_comes_to_rest_where_the_table_is(folds: int) -> Non
     assert model.cross_fitted == (folds == 2)
     assert value_of(direct(log, model)) == pytest.approx(value_of(linear_model(log, log.obs)), rel=0.03)
     assert value_of(doubly_robust(log, model)) == pytest.approx(endless_truth(), rel=0.1)
+
+
+def test_the_unit_of_the_rewards_is_the_unit_of_the_answer_and_nothing_else() -> None:
+    """After so few steps nothing has been learned from a unit of 1,000; the same share has to be known of either."""
+    log = endless(60)
+    config = FQEConfig(hidden=(32,), updates=60, folds=2)
+    plain = fitted_q_evaluation(log, config, seeds=Seeds(0))
+    large = fitted_q_evaluation(replace(log, reward=1_000 * log.reward), config, seeds=Seeds(0))
+    assert_close(large.q, 1_000 * plain.q, rtol=1e-3, atol=0.1)
+    assert_close(large.value, 1_000 * plain.value, rtol=1e-3, atol=0.1)
+    assert float(plain.q.std()) > 0.0
+
+
+def test_the_usual_value_is_that_of_a_plain_loop() -> None:
+    log = played(problem(), 7, HORIZON, GAMMA, Seeds(8).torch("episodes"))
+    led_to = []
+    for i in range(log.num_episodes):
+        length = int(log.mask[i].sum())
+        for t in range(length):
+            led_to.append(sum(GAMMA ** (k - t) * float(log.reward[i, k]) for k in range(t, length)))
+    assert usual_value(log) == pytest.approx(math.sqrt(statistics.fmean(value**2 for value in led_to)))
+    assert usual_value(replace(log, reward=torch.zeros_like(log.reward))) == 1.0
+    two = Trajectories.from_arrays(
+        target=torch.ones(1, 2), behaviour=torch.ones(1, 2), reward=torch.tensor([[1.0, 3.0]])
+    )
+    assert usual_value(two) == pytest.approx(math.sqrt(12.5))
 
 
 def test_step_weights_are_another_road_to_the_same_number() -> None:

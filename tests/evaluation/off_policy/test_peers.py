@@ -1,11 +1,15 @@
 """The same arrays, and what two libraries for off-policy evaluation make of them.
 
 Open Bandit Pipeline brings a CUDA build of torch, and scope-rl needs an old Gym and an old d3rlpy, so neither installs beside
-this package. Their answers were computed once in an environment of their own, on arrays that anybody can make again:
-obp 0.4.1's estimators, and scope-rl 0.2.1's basic_estimators for discrete actions with its other imports left out.
+this package. ``benchmarks/peers/ope_peers.py`` asks them in an environment of their own and prints the numbers below: those of
+obp 0.4.1's estimators, and of scope-rl 0.2.1's basic_estimators for discrete actions. Here the same arrays come from that file.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -25,13 +29,18 @@ from rlcourse.evaluation.off_policy import (
     weighted_per_decision,
 )
 
-STEP = np.arange(50)
-ACTION = (STEP * 7) % 3
-BEHAVIOUR = 0.2 + 0.6 * ((STEP * 0.618) % 1)
-REWARD = np.sin(STEP)
-RAW = np.exp(np.cos(STEP[:, None] * (np.arange(3) + 1)))
-TARGET = RAW / RAW.sum(1, keepdims=True)
-Q = np.sin(STEP[:, None] + np.arange(3))
+
+def load() -> ModuleType:
+    path = Path(__file__).parents[3] / "benchmarks" / "peers" / "ope_peers.py"
+    spec = importlib.util.spec_from_file_location("ope_peers", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PEERS = load()
+ACTION, BEHAVIOUR, REWARD, TARGET, Q = PEERS.ACTION, PEERS.BEHAVIOUR, PEERS.REWARD, PEERS.TARGET, PEERS.Q
 
 OBP = {
     "InverseProbabilityWeighting": -0.01801956152448819,
@@ -64,6 +73,10 @@ def value(statistic: Statistic) -> float:
     return float(statistic.value(torch.ones(1, statistic.num_episodes, dtype=torch.float64)))
 
 
+def test_every_number_has_a_script_that_prints_it() -> None:
+    assert (set(PEERS.OBP), set(PEERS.SCOPE_RL)) == (set(OBP), set(SCOPE_RL))
+
+
 @pytest.mark.parametrize("name", OBP)
 def test_one_step_as_in_obp(name: str) -> None:
     log, model = log_and_model(50, 1, 1.0)
@@ -79,7 +92,7 @@ def test_one_step_as_in_obp(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCOPE_RL)
 def test_five_steps_as_in_scope_rl(name: str) -> None:
-    log, model = log_and_model(10, 5, 0.9)
+    log, model = log_and_model(50 // PEERS.STEPS, PEERS.STEPS, PEERS.GAMMA)
     ours = {
         "TrajectoryWiseImportanceSampling": importance_sampling(log),
         "PerDecisionImportanceSampling": per_decision(log),
