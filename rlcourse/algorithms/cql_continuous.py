@@ -55,6 +55,8 @@ class ContinuousCQLConfig:
 
     hidden: tuple[int, ...] = (64, 64)
     """Sizes of the hidden layers of all networks."""
+    layer_norm: bool = False
+    """Normalise the hidden layers of Q. It then cannot praise a far action without limit, and it learns more slowly."""
     learning_rate: float = 1e-3
     """Adam's step."""
     alpha: float = 10.0
@@ -104,7 +106,9 @@ class ContinuousCQL:
             )
         device, size = spec.obs_mean.device, spec.actions.size
         self._generator = generator
-        self.q = TwinActionQNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.actions).to(device)
+        self.q = TwinActionQNetwork(
+            spec.obs_mean, spec.obs_std, config.hidden, spec.actions, layer_norm=config.layer_norm
+        ).to(device)
         self.target_q = frozen_copy(self.q)
         self.actor = MLPNetwork(spec.obs_mean, spec.obs_std, config.hidden, 2 * size).to(device)
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature, device=device).log())
@@ -119,7 +123,7 @@ class ContinuousCQL:
             self._loss,
             [*self.q.parameters(), *self.actor.parameters(), self.log_temperature, *adaptive],
             config.learning_rate,
-            follow=lambda: polyak_update_(self.target_q, self.q, config.target_rate),
+            follow=self._follow,
             compiled=config.compiled,
         )
 
@@ -145,6 +149,9 @@ class ContinuousCQL:
             "alpha": alpha,
             "q_mean": q_mean,
         }
+
+    def _follow(self) -> None:
+        polyak_update_(self.target_q, self.q, self.config.target_rate)
 
     def _loss(self, batch: Batch, noise: Tensor, even: Tensor, teeth: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         config = self.config

@@ -52,7 +52,8 @@ class IQLConfig:
     tau: float = 0.8
     """The expectile. 0.5 values the log's average behaviour, towards 1 its best; too near 1 believes in luck."""
     inverse_temperature: float = 10.0
-    """beta. 0 clones the log; raise it to imitate only what did better than expected."""
+    """beta. 0 clones the log; raise it to imitate only what did better than expected. In units of one over the return: with
+    rewards divided by ten, ten times as much means the same."""
     maximum_weight: float = 100.0
     """Cap on one sample's weight in the policy loss (the paper's value)."""
     target_rate: float = 0.01
@@ -75,7 +76,7 @@ class IQL:
             self._loss,
             [*self.q.parameters(), *self.value.parameters(), *self.network.parameters()],
             config.learning_rate,
-            follow=lambda: polyak_update_(self.target_q, self.q, config.target_rate),
+            follow=self._follow,
             compiled=config.compiled,
         )
 
@@ -94,6 +95,9 @@ class IQL:
             "advantage_mean": advantage_mean,
             "weight_mean": weight_mean,
         }
+
+    def _follow(self) -> None:
+        polyak_update_(self.target_q, self.q, self.config.target_rate)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.no_grad():

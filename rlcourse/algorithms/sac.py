@@ -85,7 +85,7 @@ class SAC:
             self._loss,
             [*self.q.parameters(), *self.actor.parameters(), self.log_temperature],
             config.learning_rate,
-            follow=lambda: polyak_update_(self.target_q, self.q, config.target_rate),
+            follow=self._follow,
             compiled=config.compiled,
         )
 
@@ -105,6 +105,9 @@ class SAC:
             "entropy": entropy,
             "q_mean": q_mean,
         }
+
+    def _follow(self) -> None:
+        polyak_update_(self.target_q, self.q, self.config.target_rate)
 
     def _loss(self, batch: Batch, next_noise: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         temperature = self.log_temperature.detach().exp()

@@ -43,6 +43,8 @@ class TD3BCConfig:
 
     hidden: tuple[int, ...] = (64, 64)
     """Sizes of the hidden layers of all networks."""
+    layer_norm: bool = False
+    """Normalise the hidden layers of Q. It then cannot praise a far action without limit, and it learns more slowly."""
     learning_rate: float = 1e-3
     """Adam's step."""
     alpha: float = 2.5
@@ -78,7 +80,9 @@ class TD3BC:
             )
         device = spec.obs_mean.device
         self.actions, self._generator = spec.actions, generator
-        self.q = TwinActionQNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.actions).to(device)
+        self.q = TwinActionQNetwork(
+            spec.obs_mean, spec.obs_std, config.hidden, spec.actions, layer_norm=config.layer_norm
+        ).to(device)
         self.actor = ActionNetwork(spec.obs_mean, spec.obs_std, config.hidden, spec.actions).to(device)
         self.target_q, self.target_actor = frozen_copy(self.q), frozen_copy(self.actor)
         self._centre, self._half = spec.actions.centre, spec.actions.half_range

@@ -42,6 +42,12 @@ class TensorProgram(ABC):
     """``N`` copies of one task. ``dtype=torch.float64`` follows Gymnasium to rounding; float32 is for training.
 
     Subclasses name the task and say how it begins, moves and is seen.
+
+    Steps are compiled on a CPU and recorded on a GPU, and go on with the very tensors that they met at first. So, of what a
+    step reads, ``state`` alone may be another tensor afterwards; everything else (``elapsed``, or a subclass's own wind or
+    wear) is written **in place**, plain numbers stay as they are, and all chance comes from the generator. A collector
+    looks at the attributes of the environment, not into objects that these hold, and collects in the ordinary way where
+    it finds another tensor or number after a rollout.
     """
 
     env_id: str

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rlcourse.environments import BatchedEnvironment, Step
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, TrainingDivergedError
 from rlcourse.experience.episodes import Episodes, concatenated_ranges
 from rlcourse.networks import sample_actions
 from rlcourse.vocabulary import ActionSpace, ContinuousActions, ContinuousPolicy, DiscretePolicy
@@ -84,6 +84,7 @@ def collect(env: BatchedEnvironment, policy: Author, num_transitions: int, *, ge
 
     Raises:
         ConfigError: the policy cannot say how likely what it does in this environment is.
+        TrainingDivergedError: what it says is not a finite number; a log of such actions would look like any other.
     """
     recorder, act = EpisodeRecorder(), accountable(policy, env.actions, generator)
     obs = env.reset()
@@ -97,7 +98,13 @@ def collect(env: BatchedEnvironment, policy: Author, num_transitions: int, *, ge
         finished += int(length[ended].sum())
         length.masked_fill_(ended, 0)
         obs = step.obs
-    return first_transitions(recorder.episodes(), num_transitions)
+    episodes = first_transitions(recorder.episodes(), num_transitions)
+    if not np.isfinite(episodes.behaviour_probabilities).all():
+        raise TrainingDivergedError(
+            f"The probabilities of a {type(policy).__name__} stopped being finite while it was asked.",
+            mend="Look at its weights and at the observations; a policy that diverged has to be trained anew.",
+        )
+    return episodes
 
 
 def accountable(

@@ -11,15 +11,17 @@ arithmetic, and eight steps of it are one program::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rlcourse.environments.batched import MaskedEnvironment
 from rlcourse.environments.tensor_program import TensorProgram
 from rlcourse.errors import ConfigError
 from rlcourse.experience.on_policy import RolloutCollector
 from rlcourse.networks import Program
+from rlcourse.networks.program import tensors
 from rlcourse.objectives.returns import discounts
 from rlcourse.vocabulary import ActionSpace, Rollout, SamplingPolicy
 
@@ -52,19 +54,43 @@ class _Steps:
     next_obs: Tensor
 
 
+def built_in(env: TensorProgram) -> list[Any]:
+    """What a recording of an environment's steps would go on using: its tensors besides the state, its plain numbers."""
+    others = {name: value for name, value in vars(env).items() if name != "state"}
+    return [*tensors(others), *(value for value in others.values() if isinstance(value, int | float | str))]
+
+
+def unchanged(before: list[Any], now: list[Any]) -> bool:
+    """Whether these are the very same tensors and the same numbers."""
+    same = (
+        a is b or not (isinstance(a, Tensor) or isinstance(b, Tensor) or a != b)
+        for a, b in zip(before, now, strict=False)
+    )
+    return len(before) == len(now) and all(same)
+
+
 class CompiledCollector(RolloutCollector):
-    """The same rollouts from the same seeds, to rounding, several times as quick once the first has been compiled."""
+    """The same rollouts from the same seeds, to rounding, several times as quick once the first has been compiled.
+
+    Compiled steps go on with the tensors that they met. As long as an ordinary rollout puts others in their place, the
+    next one is ordinary, too.
+    """
 
     def __init__(self, env: TensorProgram, *, gamma: float, generator: torch.Generator) -> None:
-        """Raises :class:`~rlcourse.errors.ConfigError` unless ``env`` is a tensor program."""
+        """Raises :class:`~rlcourse.errors.ConfigError` unless ``env`` is a tensor program that allows every action."""
         if not isinstance(env, TensorProgram):
             raise ConfigError(
                 f"Steps of {env.env_id} cannot be compiled.",
                 mend="Use RolloutCollector, or a task that is a tensor program (CartPole-v1, Pendulum-v1, Acrobot-v1).",
             )
+        if isinstance(env, MaskedEnvironment):
+            raise ConfigError(
+                f"{env.env_id} rules out actions, and compiled steps do not ask which.", mend="Use RolloutCollector."
+            )
         super().__init__(env, gamma=gamma, generator=generator)
         self._program = env
         self._policy: SamplingPolicy | None = None
+        self._steady = False
         self._some, self._whole = Program(self._walk), Program(self._gather)
 
     @torch.no_grad()
@@ -76,21 +102,30 @@ class CompiledCollector(RolloutCollector):
             )
         if num_steps < 1:
             raise ConfigError(f"A rollout of {num_steps} steps.", mend="Use 1 or more.")
-        if policy is not self._policy:
+        env = self._program
+        if policy is not self._policy or not self._steady:
             # In the ordinary way at first: constants that are made once must not be made while a program is traced.
             self._policy, self._some, self._whole = policy, Program(self._walk), Program(self._gather)
-            return super().collect(policy, num_steps)
-        env = self._program
+            before = built_in(env)
+            rollout = super().collect(policy, num_steps)
+            self._steady = unchanged(before, built_in(env))
+            return rollout
         noise = policy.noise(env.actions, num_steps, env.num_envs, self._generator)
         first = torch.stack([env.first_states() for _ in range(num_steps)])
         parts: list[_Steps] = []
-        state, obs = env.state, self._obs
-        for numbers, states in zip(noise.split(TOGETHER), first.split(TOGETHER), strict=True):
-            state, obs, steps = self._some(state, obs, numbers, states)
-            parts.append(steps)
+        state, obs, elapsed = begun = env.state, self._obs, env.elapsed.clone()
+        try:
+            for numbers, states in zip(noise.split(TOGETHER), first.split(TOGETHER), strict=True):
+                state, obs, steps = self._some(state, obs, numbers, states)
+                parts.append(steps)
+        except BaseException:
+            # A trace that breaks off leaves stand-ins behind, which hold no numbers.
+            env.state = begun[0]
+            env.elapsed.copy_(elapsed)
+            raise
         env.state, self._obs = state, obs
         rollout, self._starts = self._whole(parts, self._starts)
-        return rollout
+        return self._checked(rollout)
 
     def _walk(self, state: Tensor, obs: Tensor, noise: Tensor, first: Tensor) -> tuple[Tensor, Tensor, _Steps]:
         env, policy = self._program, self._policy

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlcourse.environments import BatchedEnvironment, Step
 from rlcourse.environments.batched import MaskedEnvironment
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, TrainingDivergedError
 from rlcourse.objectives.returns import discounts
 from rlcourse.vocabulary import MaskedPolicy, RecurrentPolicy, Rollout, SamplingPolicy
 
@@ -19,7 +19,7 @@ from rlcourse.vocabulary import MaskedPolicy, RecurrentPolicy, Rollout, Sampling
 class RolloutCollector:
     """Steps ``N`` environments and remembers where they are: the next rollout goes on where the last one stopped.
 
-    Nothing here waits for the device: on a GPU the whole collection is queued while the host runs ahead. Where the host is
+    On a GPU nothing here waits for the device: the whole collection is queued while the host runs ahead. Where the host is
     slower than the device all the same, :class:`~rlcourse.experience.captured.CapturedCollector` records it.
     """
 
@@ -30,6 +30,7 @@ class RolloutCollector:
         self._obs = env.reset()
         self._starts = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self._memory: Tensor | None = None
+        self._remembering: SamplingPolicy | None = None  # whose memory it is
 
     @property
     def seen(self) -> tuple[Tensor, ...]:
@@ -46,14 +47,20 @@ class RolloutCollector:
         """``num_steps`` steps of each environment.
 
         Args:
-            policy: acts, sampling. A recurrent one gets its memory carried, wiped at every episode's first step; a masked
-                environment needs one that can be told what is allowed.
+            policy: acts, sampling. A recurrent one gets its memory carried, wiped at every episode's first step and when
+                another policy comes in between; a masked environment needs one that can be told what is allowed.
             num_steps: ``T``, 1 or more.
+
+        Raises:
+            ConfigError: no steps, or the environment rules out actions and the policy cannot be told.
+            TrainingDivergedError: on a CPU, how likely an action was is no finite number. On a GPU the training loop's
+                next look at its losses finds out.
         """
         if num_steps < 1:
             raise ConfigError(f"A rollout of {num_steps} steps.", mend="Use 1 or more.")
-        if isinstance(policy, RecurrentPolicy) and self._memory is None:
-            self._memory = policy.first_memory(self.env.num_envs)
+        if policy is not self._remembering:
+            self._remembering = policy
+            self._memory = policy.first_memory(self.env.num_envs) if isinstance(policy, RecurrentPolicy) else None
         memory = self._memory
         act = self._actor(policy)
         obs, actions, masks, steps = [], [], [], []
@@ -68,7 +75,17 @@ class RolloutCollector:
             starts.append(step.terminated | step.truncated)
             self._obs = step.obs
         self._starts = starts.pop()
-        return self._rollout(policy, obs, actions, masks, steps, torch.stack(starts), memory)
+        return self._checked(self._rollout(policy, obs, actions, masks, steps, torch.stack(starts), memory))
+
+    @staticmethod
+    def _checked(rollout: Rollout) -> Rollout:
+        # Where looking is free, on a CPU alone. An action drawn from probabilities that are no numbers looks like any other.
+        if rollout.log_probability.device.type == "cpu" and not bool(rollout.log_probability.isfinite().all()):
+            raise TrainingDivergedError(
+                "The policy's probabilities stopped being finite.",
+                mend="Lower the learning rate, and look at the scale of rewards and observations.",
+            )
+        return rollout
 
     def _actor(self, policy: SamplingPolicy) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
         # Chosen once for a rollout: asking an object whether it fits a Protocol takes as long as a step of CartPole.

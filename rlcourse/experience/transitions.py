@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -86,6 +86,10 @@ class Transitions:
             torch.from_numpy(episodes.behaviour_probabilities).to(device),
             space,
         )
+
+    def with_rewards_scaled(self, scale: float) -> Self:
+        """The same transitions, their rewards multiplied by ``scale``; all else is shared."""
+        return replace(self, reward=self.reward * scale)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` transitions drawn with replacement."""

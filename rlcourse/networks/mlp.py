@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rlcourse.networks.program import tracing
 from rlcourse.objectives.values import taken
@@ -183,10 +184,16 @@ class GaussianNetwork(ActionNetwork):
 
 
 class TwinMLP(nn.Module):
-    """Two independent MLPs with ReLU, evaluated in one batched multiplication: ``(B, sizes[0])`` to ``(2, B, sizes[-1])``."""
+    """Two independent MLPs with ReLU, evaluated in one batched multiplication: ``(B, sizes[0])`` to ``(2, B, sizes[-1])``.
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    With ``layer_norm`` what goes into each ReLU is brought to mean 0 and spread 1, row by row (Ba, Kiros and Hinton, 2016,
+    without its gain and shift: the layer behind has weights of its own). No output can then be larger than the last
+    layer's weights allow, whatever comes in.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, layer_norm: bool = False) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         self.weights = nn.ParameterList([_uniform(2, i, o, fan_in=i) for i, o in pairwise(sizes)])
         self.biases = nn.ParameterList([_uniform(2, 1, o, fan_in=i) for i, o in pairwise(sizes)])
 
@@ -197,6 +204,7 @@ class TwinMLP(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x, weight)
             if layer < last:
+                x = functional.layer_norm(x, [x.shape[-1]]) if self.layer_norm else x
                 x = torch.relu_(x)
         return x
 
@@ -221,10 +229,22 @@ class TwinQNetwork(TwinMLP):
 
 
 class TwinActionQNetwork(TwinMLP):
-    """Two independent Q-networks for continuous actions: ``(B, D)`` and ``(B, K)`` to ``(2, B)``."""
+    """Two independent Q-networks for continuous actions: ``(B, D)`` and ``(B, K)`` to ``(2, B)``.
 
-    def __init__(self, obs_mean: Tensor, obs_std: Tensor, hidden: Sequence[int], actions: ContinuousActions) -> None:
-        super().__init__([obs_mean.shape[-1] + actions.size, *hidden, 1])
+    With ``layer_norm`` their values stay bounded however far an action lies from all that was seen. Ball, Smith, Kostrikov
+    and Levine (2023), section 4.2.
+    """
+
+    def __init__(
+        self,
+        obs_mean: Tensor,
+        obs_std: Tensor,
+        hidden: Sequence[int],
+        actions: ContinuousActions,
+        *,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__([obs_mean.shape[-1] + actions.size, *hidden, 1], layer_norm=layer_norm)
         mean, std = torch.cat([obs_mean, actions.centre]), torch.cat([obs_std, actions.half_range])
         self.normaliser = Normaliser(mean, std)
 

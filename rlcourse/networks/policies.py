@@ -28,7 +28,8 @@ def sample_actions(probabilities: Tensor, generator: torch.Generator | None = No
 
     A race: each action gets an exponential waiting time with its probability as the rate, and the first to arrive is
     taken. torch's ``multinomial`` draws the same numbers, but looks at all probabilities beforehand, which on a CPU takes
-    longer than the race.
+    longer than the race. Probabilities that are no numbers give an action all the same: whoever collects looks once, at
+    the end of a rollout or of a log.
     """
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(-1)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from rlcourse.errors import ConfigError
 
 R = TypeVar("R")
 aten = torch.ops.aten
@@ -31,7 +34,8 @@ class Program(Generic[R]):
       goes on with the very tensors that it met at first. Numbers and choices that are no tensors are built in.
     * Nothing in it is random: noise is an argument.
 
-    Gradients are taken inside (``torch.autograd.grad``); none flow through.
+    Gradients are taken inside (``torch.autograd.grad``); none flow through. A deep copy has compiled nothing yet: what it
+    meets are the copies.
     """
 
     def __init__(self, function: Callable[..., R]) -> None:
@@ -39,7 +43,11 @@ class Program(Generic[R]):
         self._made: dict[tuple[Any, ...], Callable[[list[Tensor]], R]] = {}
 
     def __call__(self, *inputs: Any) -> R:
-        """What the function returns, in memory that nothing else uses."""
+        """What the function returns, in memory that nothing else uses.
+
+        Raises:
+            ConfigError: at the first call for a set of shapes: there is no compiler on this machine.
+        """
         leaves = list(tensors(inputs))
         given = [each for each in leaves if each is not None]
         shapes = tuple(None if each is None else (each.shape, each.dtype) for each in leaves)
@@ -47,6 +55,11 @@ class Program(Generic[R]):
         if made is None:
             made = self._made[shapes] = self._make(inputs, given)
         return made(given)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = type(self)(copy.deepcopy(self.function, memo))
+        memo[id(self)] = made
+        return made
 
     def _make(self, inputs: tuple[Any, ...], given: list[Tensor]) -> Callable[[list[Tensor]], R]:
         shaped: list[R] = []
@@ -62,19 +75,41 @@ class Program(Generic[R]):
         _under_way.append(self)
         try:
             met = _met(flat, given)
-            everything = [*given, *(each.detach() for each in met)]
+            # Detached: one tensor given twice would be one input of the graph, and another call may give two.
+            everything = [each.detach() for each in (*given, *met)]
             graph = make_fx(with_met, REWRITTEN, tracing_mode="fake")(*everything)
         finally:
             _under_way.pop()
-        with torch.no_grad():
-            run = torch._inductor.standalone_compile(
-                graph,
-                list(everything),
-                dynamic_shapes="from_example_inputs",
-                options={"config_patches": {"cpp_wrapper": True}},
-            )
+        run = _compiled(graph, everything)
         kept = everything[len(given) :]
         return lambda now: cast(R, filled(shaped[0], iter(run(*now, *kept))))
+
+
+@torch.no_grad()
+def _compiled(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
+    try:
+        return torch._inductor.standalone_compile(
+            graph,
+            list(examples),
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": {"cpp_wrapper": True}},
+        )
+    except RuntimeError as error:
+        from torch._inductor.exc import InvalidCxxCompiler  # the compiler's parts take seconds to import
+
+        if not any(isinstance(each, InvalidCxxCompiler) for each in _reasons(error)):
+            raise
+        raise ConfigError(
+            "Nothing can be compiled: there is no C++ compiler.", mend="Install g++, or leave compiled off."
+        ) from error
+
+
+def _reasons(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, however it was wrapped on the way."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = getattr(seen, "inner_exception", None) or seen.__cause__ or seen.__context__
 
 
 class _StandIns(TorchDispatchMode):
@@ -127,7 +162,7 @@ def tensors(tree: Any) -> Iterator[Tensor | None]:
     elif isinstance(tree, dict):
         for each in tree.values():
             yield from tensors(each)
-    elif is_dataclass(tree):
+    elif is_dataclass(tree) and not isinstance(tree, type):
         for each in fields(tree):
             yield from tensors(getattr(tree, each.name))
 

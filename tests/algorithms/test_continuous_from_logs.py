@@ -17,6 +17,7 @@ from rlcourse.algorithms.iql import IQL, IQLConfig
 from rlcourse.algorithms.td3_bc import TD3BC, TD3BCConfig
 from rlcourse.errors import ConfigError
 from rlcourse.networks import GaussianNetwork
+from rlcourse.objectives.policies import advantage_weights
 from rlcourse.objectives.values import sampled_log_sum_exp
 from rlcourse.randomness import Seeds
 from rlcourse.vocabulary import Batch, ContinuousActions, Learner, TaskSpec
@@ -33,8 +34,10 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "bc": lambda: BC(SPEC, BCConfig(hidden=(32,), learning_rate=5e-3)),
     "cql": lambda: ContinuousCQL(SPEC, CQL_CONFIG, generator=Seeds(0).torch("noise")),
     "cql drawn": lambda: ContinuousCQL(SPEC, replace(CQL_CONFIG, gradient_draws=2), generator=Seeds(0).torch("noise")),
+    "cql normed": lambda: ContinuousCQL(SPEC, replace(CQL_CONFIG, layer_norm=True), generator=Seeds(0).torch("noise")),
     "iql": lambda: IQL(SPEC, IQL_CONFIG),
     "td3-bc": lambda: TD3BC(SPEC, TD3_CONFIG, generator=Seeds(0).torch("noise")),
+    "td3-bc normed": lambda: TD3BC(SPEC, replace(TD3_CONFIG, layer_norm=True), generator=Seeds(0).torch("noise")),
 }
 
 
@@ -74,7 +77,7 @@ def test_a_reward_of_one_for_ever_is_worth_its_series(name: str) -> None:
     torch.testing.assert_close(values, torch.full((2, 4), 5.0), rtol=0.03, atol=0)
 
 
-@pytest.mark.parametrize("name", ["cql", "cql drawn", "td3-bc"])
+@pytest.mark.parametrize("name", ["cql", "cql drawn", "td3-bc", "td3-bc normed"])
 def test_the_best_action_is_found_although_the_log_holds_all_alike(name: str) -> None:
     learner = trained(LEARNERS[name], bandit(even_actions()), updates=2_000)
     torch.testing.assert_close(learner.policy.act(ONE, greedy=True)[0], BEST, atol=0.3, rtol=0)
@@ -106,6 +109,13 @@ def test_weights_pull_the_clone_towards_what_did_better() -> None:
     expected = (weight.unsqueeze(-1) * batch.action).sum(0) / weight.sum()
     torch.testing.assert_close(learner.policy.act(ONE, greedy=True)[0], expected, atol=0.06, rtol=0)
     assert (expected - BEST).norm() < (batch.action.mean(0) - BEST).norm() / 2
+
+
+def test_a_tenth_of_the_rewards_asks_for_ten_times_beta() -> None:
+    advantage = torch.tensor([-0.5, 0.0, 1.0])
+    expected = torch.tensor([math.exp(-1.0), 1.0, math.exp(2.0)])
+    torch.testing.assert_close(advantage_weights(advantage, 2.0, 100.0), expected)
+    torch.testing.assert_close(advantage_weights(0.1 * advantage, 20.0, 100.0), expected)
 
 
 def test_a_larger_alpha_keeps_untried_actions_down() -> None:
@@ -219,7 +229,7 @@ def test_a_checkpoint_brings_everything_back_the_targets_included(name: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("name", ["cql", "cql drawn", "iql", "td3-bc"])
+@pytest.mark.parametrize("name", ["cql", "cql drawn", "iql", "td3-bc", "td3-bc normed"])
 def test_compiled_steps_are_plain_ones(name: str) -> None:
     learners: list[Learner] = []
     for compiled in (False, True):
@@ -227,7 +237,7 @@ def test_compiled_steps_are_plain_ones(name: str) -> None:
             made: dict[str, Callable[[bool], Learner]] = {
                 "cql": lambda c: ContinuousCQL(
                     SPEC,
-                    replace(CQL_CONFIG, alpha=1.0, lagrange_gap=1.0, compiled=c),
+                    replace(CQL_CONFIG, alpha=1.0, lagrange_gap=1.0, layer_norm=True, compiled=c),
                     generator=Seeds(0).torch("noise"),
                 ),
                 "cql drawn": lambda c: ContinuousCQL(
@@ -237,6 +247,9 @@ def test_compiled_steps_are_plain_ones(name: str) -> None:
                 ),
                 "iql": lambda c: IQL(SPEC, replace(IQL_CONFIG, compiled=c)),
                 "td3-bc": lambda c: TD3BC(SPEC, replace(TD3_CONFIG, compiled=c), generator=Seeds(0).torch("noise")),
+                "td3-bc normed": lambda c: TD3BC(
+                    SPEC, replace(TD3_CONFIG, layer_norm=True, compiled=c), generator=Seeds(0).torch("noise")
+                ),
             }
             learners.append(made[name](compiled))
         for _ in range(8):

@@ -13,9 +13,10 @@ from rlcourse.algorithms.bc import BC, BCConfig
 from rlcourse.algorithms.cql import CQL, CQLConfig
 from rlcourse.algorithms.dqn import DQN, DQNConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
+from rlcourse.algorithms.sac import SAC, SACConfig
 from rlcourse.environments import known_answers as known
 from rlcourse.randomness import Seeds
-from rlcourse.vocabulary import Batch, DiscreteActions, TaskSpec
+from rlcourse.vocabulary import Batch, ContinuousActions, DiscreteActions, TaskSpec
 
 Make = Callable[[TaskSpec], Any]
 """Learners of several kinds; each test asks for what its own have."""
@@ -195,6 +196,74 @@ def test_only_the_double_estimate_asks_both_networks() -> None:
                 linear.bias.copy_(torch.tensor(values))
         going = Batch(batch.obs, batch.action, torch.ones(4), torch.full((4,), 0.5), batch.next_obs)
         torch.testing.assert_close(learner.target(going), torch.full((4,), 1.0 + 0.5 * expected))
+
+
+def between_one_and_minus_one(batch: Batch) -> Batch:
+    """The two actions as the numbers -1 and 1."""
+    action = 2.0 * batch.action.float().unsqueeze(-1) - 1.0
+    return Batch(batch.obs, action, batch.reward, batch.discount, batch.next_obs)
+
+
+def soft(batch: Batch, *, updates: int, temperature: float = 1e-6, compiled: bool = False) -> SAC:
+    spec = TaskSpec.unscaled(batch.obs.shape[-1], ContinuousActions(-torch.ones(1), torch.ones(1)))
+    config = SACConfig(hidden=(16,), target_rate=0.2, learning_rate=5e-3, temperature=temperature, compiled=compiled)
+    with Seeds(0).initialising("networks"):
+        learner = SAC(spec, config, generator=torch.Generator().manual_seed(2))
+    for update in range(updates):
+        learner.anneal(1.0 - update / updates)
+        learner.update(batch)
+    return learner
+
+
+def test_sac_at_no_temperature_values_the_self_loop_by_its_series() -> None:
+    """Entropy is worth next to nothing, so a value is the sum of its rewards, whatever is done."""
+    loop, value = known.self_loop(0.8)
+    everywhere = torch.linspace(-0.9, 0.9, 7).unsqueeze(-1)
+    learned = soft(between_one_and_minus_one(loop), updates=600).q(torch.ones(7, 1), everywhere).detach()
+    torch.testing.assert_close(learned, torch.full((2, 7), value), rtol=0.02, atol=0.0)
+
+
+def test_a_checkpoint_of_sac_brings_everything_back_the_target_and_the_temperature_included() -> None:
+    batch = between_one_and_minus_one(known.chain(0.9)[0])
+    one, two = soft(batch, updates=20, temperature=0.5), soft(batch, updates=3, temperature=0.1)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    torch.testing.assert_close(_tensors(two.state_dict()), _tensors(one.state_dict()), rtol=0, atol=0)
+    for learner in (one, two):
+        assert learner._generator is not None
+        learner._generator.manual_seed(7)
+        for _ in range(5):
+            learner.update(batch)
+    flat_one, flat_two = _tensors(one.state_dict()), _tensors(two.state_dict())
+    assert len(flat_one) == len(flat_two) > 0
+    for a, b in zip(flat_one, flat_two, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning")
+def test_compiled_steps_of_sac_are_the_plain_ones() -> None:
+    batch = between_one_and_minus_one(known.chain(0.9)[0])
+    plain, compiled = (soft(batch, updates=20, temperature=0.2, compiled=each) for each in (False, True))
+    torch.testing.assert_close(compiled.update(batch), plain.update(batch), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(_tensors(compiled.state_dict()), _tensors(plain.state_dict()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "sac"])
+def test_what_a_copy_learns_is_not_learned_by_the_original(name: str) -> None:
+    batch, _ = known.chain(0.9)
+    if name == "sac":
+        batch = between_one_and_minus_one(batch)
+        learner: Any = soft(batch, updates=8)
+        learner._generator = None  # torch's own generators cannot be copied
+    else:
+        learner = trained(LEARNERS[name], batch, updates=8)
+    other = copy.deepcopy(learner)
+    before = copy.deepcopy(_tensors(learner.state_dict()))
+    other_before = copy.deepcopy(_tensors(other.state_dict()))
+    for _ in range(7):
+        other.update(batch)
+    torch.testing.assert_close(_tensors(learner.state_dict()), before, rtol=0, atol=0)
+    assert not all(map(torch.equal, _tensors(other.state_dict()), other_before))
 
 
 def _columns(batch: Batch) -> tuple[torch.Tensor, ...]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any, TypeGuard, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlcourse.algorithms.ppo import PPO, PPOConfig
-from rlcourse.environments import make
+from rlcourse.environments import BatchedEnvironment, make
+from rlcourse.environments.cartpole import CartPole
 from rlcourse.environments.tensor_program import TensorProgram
 from rlcourse.errors import ConfigError
 from rlcourse.experience.captured import CapturedCollector, collect_in_place, rollout_collector
 from rlcourse.experience.on_policy import RolloutCollector
 from rlcourse.randomness import Seeds
 from rlcourse.training.runs import task_spec
-from rlcourse.vocabulary import Rollout
+from rlcourse.vocabulary import Rollout, SamplingPolicy
 
 TASKS = [("CartPole-v1", 0), ("CartPole-v1", 8), ("Pendulum-v1", 0), ("Acrobot-v1", 0)]
 """An environment, and the size of the policy's memory."""
@@ -115,3 +120,69 @@ def test_what_cannot_be_recorded_is_refused_and_collected_in_the_ordinary_way() 
         assert type(rollout_collector(env, gamma=0.9, generator=generator)) is RolloutCollector
         with pytest.raises(ConfigError, match="cannot be recorded"):
             CapturedCollector(env, gamma=0.9, generator=generator)  # type: ignore[arg-type]
+
+
+class Pretending(CapturedCollector):
+    """A captured collector on a CPU. A replay knows tensors as a graph knows addresses: it does not keep them."""
+
+    recordings = 0
+
+    @staticmethod
+    def records(env: BatchedEnvironment) -> TypeGuard[TensorProgram]:
+        return isinstance(env, TensorProgram)
+
+    def _record(self, policy: SamplingPolicy, num_steps: int) -> Any:
+        self.recordings += 1
+        env, collector = self._program, self
+        addresses = [weakref.ref(tensor) for tensor in (*self.seen, env.state, env.elapsed)]
+
+        class Graph:
+            def replay(self) -> None:
+                tensors = [address() for address in addresses]
+                assert None not in [tensor if tensor is None else 0 for tensor in tensors], "somebody has freed them"
+                *collector.seen, env.state, env.elapsed = cast(list[Tensor], tensors)  # type: ignore[assignment]
+                collector._result = collect_in_place(collector, env, policy, num_steps)
+
+        return Graph(), cast(Rollout, object())
+
+
+@pytest.mark.parametrize(("env_id", "memory"), TASKS)
+def test_a_recording_goes_on_where_others_have_put_the_environment(env_id: str, memory: int) -> None:
+    def disturbed(kind: type[RolloutCollector]) -> tuple[list[Rollout], RolloutCollector]:
+        env = program(env_id, "cpu")
+        learner = learner_of(env, memory)
+        collector, found = kind(env, gamma=0.9, generator=Seeds(5).torch("exploration")), []
+        for number in range(6):
+            found.append(collector.collect(learner.policy, 20))
+            if number == 2:
+                env.reset()
+            elif number == 3:
+                RolloutCollector(env, gamma=0.9, generator=Seeds(6).torch("exploration")).collect(learner.policy, 4)
+            elif number == 4:
+                env.elapsed = env.elapsed + 1
+            gc.collect()
+        return found, collector
+
+    (expected, _), (found, collector) = disturbed(RolloutCollector), disturbed(Pretending)
+    assert isinstance(collector, Pretending) and collector.recordings == 1
+    for one, two in zip(expected, found, strict=True):
+        same(one, two)
+
+
+class Windy(CartPole):
+    """A wind that freshens at every step, each time as another tensor."""
+
+    wind: Tensor | None = None
+
+    def _advance(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.wind = torch.zeros(()) if self.wind is None else self.wind + 0.01
+        return super()._advance(state + self.wind, action)
+
+
+def test_what_changes_otherwise_than_in_place_is_never_recorded() -> None:
+    env = Windy(4, generator=torch.Generator().manual_seed(0))
+    collector = Pretending(env, gamma=0.9, generator=torch.Generator())
+    policy = learner_of(env, 0).policy
+    for _ in range(4):
+        collector.collect(policy, 3)
+    assert collector.recordings == 0

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlcourse.environments import Pendulum, Step, make
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, TrainingDivergedError
 from rlcourse.experience.collection import EpisodeRecorder, collect, first_transitions
 from rlcourse.experience.episodes import Episodes
 from rlcourse.networks import (
+    CategoricalPolicy,
     EpsilonGreedyPolicy,
     MLPNetwork,
     ScriptedPolicy,
@@ -213,3 +214,21 @@ def test_a_density_that_float32_cannot_hold_is_logged_as_the_largest_that_it_can
 def test_a_policy_that_cannot_say_how_likely_what_it_does_is_is_not_logged(env_id: str, policy: Any) -> None:
     with pytest.raises(ConfigError, match="cannot say how likely"):
         collect(make(env_id, 2, seeds=Seeds(0)), policy, 10, generator=Seeds(0).torch("actions"))
+
+
+def test_probabilities_that_are_no_numbers_make_no_log() -> None:
+    """Now and then: where the cart stands to the right, the network says NaN. The actions themselves look like any."""
+
+    def logits(obs: Tensor) -> Tensor:
+        return torch.where(obs[:, :1] > 0.04, torch.nan, torch.zeros(len(obs), 2))
+
+    env = make("CartPole-v1", 4, seeds=Seeds(0))
+    with pytest.raises(TrainingDivergedError, match="stopped being finite"):
+        collect(env, CategoricalPolicy(logits), 200, generator=Seeds(0).torch("acting"))
+
+
+def test_densities_that_are_no_numbers_make_no_log() -> None:
+    policy = SquashedGaussianPolicy(lambda obs: torch.full((len(obs), 2), torch.nan), Pendulum(1).actions)
+    env = make("Pendulum-v1", 2, seeds=Seeds(0))
+    with pytest.raises(TrainingDivergedError, match="stopped being finite"):
+        collect(env, policy, 200, generator=Seeds(0).torch("actions"))

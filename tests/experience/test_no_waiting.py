@@ -47,8 +47,9 @@ def test_the_watch_notices_what_it_is_there_for() -> None:
     "env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "rlcourse/ServerRoom-v0"]
 )
 def test_collecting_and_learning_queue_their_work_and_go_on(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The room looks at the levels it is given where looking is free, on a CPU alone.
+    # The room looks at the levels it is given, and the collector at its result, where looking is free: on a CPU alone.
     monkeypatch.setattr(ServerRoom, "_checked", lambda room, action: action)
+    monkeypatch.setattr(RolloutCollector, "_checked", lambda collector, rollout: rollout)
     seeds = Seeds(0)
     env = make(env_id, 32, seeds=seeds)
     with seeds.initialising("networks"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from rlcourse.environments.tensor_program import TensorProgram
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, TrainingDivergedError
 from rlcourse.experience.on_policy import RolloutCollector
 from rlcourse.networks import CategoricalPolicy, RecurrentActorCritic, RecurrentCategoricalPolicy
 from rlcourse.randomness import Seeds
@@ -116,6 +118,19 @@ def test_a_memory_is_carried_over_the_seam_and_wiped_where_an_episode_begins() -
         torch.testing.assert_close(both["log_probability"][t], expected.detach())
 
 
+def test_a_memory_is_its_policy_s_own() -> None:
+    """Another policy begins with none, whatever it finds; and so does the first one when it comes back."""
+    one, other = (RecurrentCategoricalPolicy(network()) for _ in range(2))
+    collector = collector_of(Counter(8))
+    for policy in (one, other, one):
+        first, second = collector.collect(policy, 4), collector.collect(policy, 4)
+        assert first.memory is not None and (first.memory == 0).all()
+        assert second.memory is not None and (second.memory != 0).any()
+    assert collector.collect(always([0.0, 0.0]), 4).memory is None
+    again = collector.collect(one, 4)
+    assert again.memory is not None and (again.memory == 0).all()
+
+
 def test_unrolling_with_starts_is_unrolling_each_episode_alone() -> None:
     actor = network()
     obs = torch.randn(9, 1, 2, generator=Seeds(0).torch("obs"))
@@ -136,3 +151,9 @@ def test_unrolling_with_starts_is_unrolling_each_episode_alone() -> None:
 def test_a_rollout_has_at_least_one_step() -> None:
     with pytest.raises(ConfigError):
         collector_of(Counter(1)).collect(always([0.0, 0.0]), 0)
+
+
+def test_a_rollout_by_probabilities_that_are_no_numbers_is_refused() -> None:
+    collector = collector_of(Counter(2))
+    with pytest.raises(TrainingDivergedError, match="stopped being finite"):
+        collector.collect(always([math.nan, 0.0]), 3)

@@ -8,6 +8,7 @@ from rlcourse.networks import (
     LogitsNetwork,
     Normaliser,
     QNetwork,
+    TwinActionQNetwork,
     TwinQNetwork,
     ValueNetwork,
     adam,
@@ -18,6 +19,7 @@ from rlcourse.networks import (
     polyak_update_,
 )
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import ContinuousActions
 
 MEAN, STD = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([2.0, 0.5, 0.0])
 
@@ -73,6 +75,35 @@ def test_twins_equal_two_plain_networks_with_the_same_weights(obs: torch.Tensor)
                 layer.bias.copy_(bias[index, 0])
         torch.testing.assert_close(found[index], plain(obs))
     assert not torch.allclose(found[0], found[1])
+
+
+@pytest.fixture
+def normed() -> TwinActionQNetwork:
+    bound = torch.tensor([2.0, 1.0])
+    with Seeds(0).initialising("networks"):
+        return TwinActionQNetwork(MEAN, STD, (16, 8), ContinuousActions(-bound, bound), layer_norm=True)
+
+
+def test_each_normed_twin_is_a_stack_of_torchs_own_layers(obs: torch.Tensor, normed: TwinActionQNetwork) -> None:
+    action = torch.randn(7, 2, generator=Seeds(0).torch("action")).requires_grad_()
+    found = normed(obs, action)
+    for index in range(2):
+        x = normed.normaliser(torch.cat([obs, action], -1))
+        for layer, (weight, bias) in enumerate(zip(normed.weights, normed.biases, strict=True)):
+            x = torch.nn.functional.linear(x, weight[index].T, bias[index, 0])
+            if layer < 2:
+                x = torch.nn.LayerNorm(x.shape[-1], elementwise_affine=False)(x).clamp(min=0)
+        torch.testing.assert_close(found[index], x.squeeze(-1))
+        ours, theirs = (torch.autograd.grad(y.sum(), action, retain_graph=True)[0] for y in (found[index], x))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_normed_twin_cannot_praise_a_far_action_without_limit(obs: torch.Tensor, normed: TwinActionQNetwork) -> None:
+    # Eight numbers with mean 0 and spread 1 have length sqrt(8), before the ReLU and at most that behind it.
+    limit = 8**0.5 * normed.weights[-1].squeeze(-1).norm(dim=-1) + normed.biases[-1].flatten().abs()
+    assert (normed(obs, torch.full((7, 2), 1e6)).abs() <= limit.unsqueeze(-1) + 1e-4).all()
+    plain = TwinActionQNetwork(MEAN, STD, (16, 8), ContinuousActions(-torch.ones(2), torch.ones(2)))
+    assert plain(obs, torch.full((7, 2), 1e6)).abs().min() > 1e3
 
 
 def test_a_twin_learns_nothing_from_the_other(obs: torch.Tensor) -> None:

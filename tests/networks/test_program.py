@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -58,3 +62,49 @@ def test_what_it_met_is_read_and_written_anew_at_every_call() -> None:
     _, total = program(Pair(x, x))  # another shape of input, another program
     torch.testing.assert_close(total, 2.0 * x)
     assert calls == 3.0
+    _, total = program(Pair(x, 10.0 * x))  # the same shapes, and no longer one tensor twice
+    torch.testing.assert_close(total, 11.0 * x)
+    _, total = program(Pair(x, x))
+    torch.testing.assert_close(total, 2.0 * x)
+
+
+class Doubling:
+    """Something with a tensor of its own and a program that writes to it."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(2)
+        self.program = Program(self.add)
+
+    def add(self, x: Tensor) -> Tensor:
+        self.total.add_(x)
+        return 2.0 * x
+
+
+def test_a_copy_has_compiled_nothing_and_calls_the_copy_s_function() -> None:
+    one = Doubling()
+    one.program._made[(torch.Size([2]), torch.float32),] = lambda given: one.add(*given)  # as if it had been compiled
+    one.program(torch.ones(2))
+    other = copy.deepcopy(one)
+    assert other.program._made == {}
+    assert other.program.function.__self__ is other  # type: ignore[attr-defined]
+    other.program.function(torch.ones(2))
+    assert torch.equal(one.total, torch.ones(2)) and torch.equal(other.total, torch.full((2,), 2.0))
+
+
+WITHOUT_A_COMPILER = """
+import torch
+from rlcourse.errors import ConfigError
+from rlcourse.networks import Program
+try:
+    Program(lambda x: 2.0 * x.sin())(torch.ones(7))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow  # the compiler's own parts take seconds to import
+def test_without_a_compiler_the_mend_is_to_install_one() -> None:
+    environment = {**os.environ, "CXX": "no-compiler-of-this-name"}
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_A_COMPILER]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.strip().endswith("Install g++, or leave compiled off.")

@@ -1,19 +1,26 @@
-"""The equations of PPO and DQN beside torchrl's losses, torch's distributions and plain loops, on the same tensors."""
+"""The equations of PPO, DQN and SAC beside torchrl's losses, torch's distributions and plain loops, on the same tensors."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
+from tensordict.nn import (
+    NormalParamExtractor,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
 from torch import Tensor, distributions, nn
-from torchrl.modules import QValueActor, TanhNormal
-from torchrl.objectives import ClipPPOLoss, DQNLoss
+from torchrl.modules import ProbabilisticActor, QValueActor, TanhNormal, ValueOperator
+from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from rlcourse.algorithms.dqn import DQN, DQNConfig
+from rlcourse.algorithms.sac import SAC, SACConfig
 from rlcourse.objectives.policies import (
     categorical_entropy,
     categorical_log_probability,
@@ -25,7 +32,7 @@ from rlcourse.objectives.policies import (
     squashing_correction,
 )
 from rlcourse.objectives.returns import discounts, generalised_advantages
-from rlcourse.vocabulary import Batch, TaskSpec
+from rlcourse.vocabulary import Batch, ContinuousActions, TaskSpec
 
 # The target networks are moved by hand here.
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater:UserWarning")
@@ -172,6 +179,122 @@ def test_the_loss_of_deep_q_learning_is_torchrl_s_and_its_targets_are_a_loop_s(d
         expected.append(reward[i].item() + (0.0 if terminated[i] else GAMMA * target[i][best]))
     equal(learner.target(batch), torch.tensor(expected))
     equal(learner.update(batch)["td_loss"], theirs.detach())
+
+
+class Judge(nn.Module):
+    """Observation and action beside each other, to a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(SIZE + 2, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        value: Tensor = self.net(torch.cat([obs, action], -1))
+        return value
+
+
+def soft_learner(loss: SACLoss, actor: nn.Sequential, temperature: float, target_entropy: float) -> SAC:
+    """Ours, with the weights of torchrl's."""
+    box = ContinuousActions(-torch.ones(2), torch.ones(2))
+    config = SACConfig(hidden=(8,), temperature=temperature, target_entropy=target_entropy)
+    learner = SAC(TaskSpec.unscaled(SIZE, box), config)
+    with torch.no_grad():
+        learner.actor.layers.load_state_dict(actor.state_dict())
+        for twins, theirs in (
+            (learner.q, loss.qvalue_network_params),
+            (learner.target_q, loss.target_qvalue_network_params),
+        ):
+            for layer, name in enumerate(("0", "2")):
+                params = theirs["module", "net", name]
+                twins.weights[layer].copy_(params["weight"].transpose(-1, -2))
+                twins.biases[layer].copy_(params["bias"].unsqueeze(-2))
+    return learner
+
+
+def test_the_losses_of_soft_actor_critic_are_torchrl_s_and_so_are_their_gradients() -> None:
+    net = nn.Sequential(nn.Linear(SIZE, 8), nn.ReLU(), nn.Linear(8, 4))
+    split = NormalParamExtractor(scale_mapping="exp")
+    actor = ProbabilisticActor(
+        TensorDictModule(nn.Sequential(net, split), in_keys=["observation"], out_keys=["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=TanhNormal,
+    )
+    judges = [ValueOperator(Judge(), in_keys=["observation", "action"]) for _ in range(2)]
+    loss = SACLoss(actor, judges, loss_function="l2", alpha_init=0.3, target_entropy=-0.7, delay_qvalue=True)
+    loss.make_value_estimator(gamma=GAMMA)
+    for tensor in loss.target_qvalue_network_params.values(include_nested=True, leaves_only=True):
+        tensor.data.add_(0.5 * torch.randn_like(tensor))  # a target that equals the online one would hide a mix-up
+    learner = soft_learner(loss, net, 0.3, -0.7)
+    terminated = torch.rand(BATCH) < 0.3
+    obs, next_obs, reward = torch.randn(BATCH, SIZE), torch.randn(BATCH, SIZE), torch.randn(BATCH)
+    action = 2.0 * torch.rand(BATCH, 2) - 1.0
+    after = {"observation": next_obs, "reward": reward[:, None], "done": terminated[:, None]}
+    data = TensorDict(
+        {"observation": obs, "action": action, "next": {**after, "terminated": terminated[:, None]}}, [BATCH]
+    )
+    torch.manual_seed(1)  # both draw the next action first
+    theirs = loss(data)
+    torch.manual_seed(1)
+    noise = [learner.policy.noise(BATCH) for _ in range(2)]
+    batch = Batch(obs, action, reward, discounts(terminated, GAMMA), next_obs)
+    total, (q_loss, policy_loss, temperature, entropy, _) = learner._loss(batch, *noise)
+    equal(q_loss, 0.5 * theirs["loss_qvalue"].detach())  # equation 5 has a half, torchrl has not
+    equal(policy_loss, theirs["loss_actor"].detach())
+    equal(temperature, theirs["alpha"])
+    equal(entropy, theirs["entropy"])
+    equal((total - q_loss - policy_loss).detach(), theirs["loss_alpha"].detach())
+
+    total.backward()
+    (theirs["loss_qvalue"] / 2 + theirs["loss_actor"] + theirs["loss_alpha"]).backward()
+    assert learner.log_temperature.grad is not None and loss.log_alpha.grad is not None
+    equal(learner.log_temperature.grad, loss.log_alpha.grad.squeeze())
+    expected = loss.actor_network_params["module", "0", "module", "0", "2", "weight"].grad
+    last = learner.actor.layers[2]
+    assert isinstance(last, nn.Linear)
+    found = last.weight.grad
+    assert found is not None and found.abs().max() > 1e-3
+    equal(found, expected)
+    found = learner.q.weights[0].grad
+    assert found is not None and found.abs().max() > 1e-3
+    equal(found, loss.qvalue_network_params["module", "net", "0", "weight"].grad.transpose(-1, -2))
+
+
+def test_the_losses_of_soft_actor_critic_are_a_loop_s() -> None:
+    """One row after another, one number after another, with torch's own distributions."""
+    box = ContinuousActions(torch.tensor([-3.0, 0.0]), torch.tensor([1.0, 2.0]))  # neither symmetric nor of size 1
+    learner = SAC(TaskSpec.unscaled(SIZE, box), SACConfig(hidden=(8,), temperature=0.3, target_entropy=-0.7))
+    with torch.no_grad():
+        for weights in learner.target_q.parameters():
+            weights.add_(0.5 * torch.randn_like(weights))
+    terminated = torch.rand(BATCH) < 0.3
+    obs, next_obs, reward = torch.randn(BATCH, SIZE), torch.randn(BATCH, SIZE), torch.randn(BATCH)
+    action = box.low + (box.high - box.low) * torch.rand(BATCH, 2)
+    noise = torch.randn(2, BATCH, 2)
+
+    @torch.no_grad()
+    def drawn(seen: Tensor, numbers: Tensor) -> tuple[Tensor, float]:
+        mean, log_std = learner.actor(seen).double().chunk(2, -1)
+        normal = distributions.Independent(distributions.Normal(mean, log_std.exp()), 1)
+        tanh = distributions.TransformedDistribution(normal, [distributions.TanhTransform(cache_size=1)])
+        unsquashed = mean + log_std.exp() * numbers.double()
+        squashed = tanh.transforms[0](unsquashed)
+        return (box.centre + box.half_range * squashed).float(), tanh.log_prob(squashed).item()
+
+    q_loss, policy_loss, entropy = 0.0, 0.0, 0.0
+    for i in range(BATCH):
+        following, how_likely = drawn(next_obs[i], noise[0, i])
+        after = min(q.item() for q in learner.target_q(next_obs[i : i + 1], following[None]))
+        target = reward[i].item() + (0.0 if terminated[i] else GAMMA * (after - 0.3 * how_likely))
+        q_loss += sum(0.5 * (q.item() - target) ** 2 for q in learner.q(obs[i : i + 1], action[i : i + 1])) / BATCH
+        mine, how_likely = drawn(obs[i], noise[1, i])
+        policy_loss += (0.3 * how_likely - min(q.item() for q in learner.q(obs[i : i + 1], mine[None]))) / BATCH
+        entropy -= how_likely / BATCH
+    batch = Batch(obs, action, reward, discounts(terminated, GAMMA), next_obs)
+    total, kept = learner._loss(batch, noise[0], noise[1])
+    for found, expected in zip(kept, (q_loss, policy_loss, 0.3, entropy), strict=False):
+        equal(found, torch.tensor(expected))
+    alpha_loss = -math.log(0.3) * (-entropy - 0.7)
+    equal(total.detach(), torch.tensor(q_loss + policy_loss + alpha_loss))
 
 
 def test_a_normal_policy_is_torch_s_normal_distribution() -> None:
