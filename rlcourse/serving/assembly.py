@@ -7,14 +7,15 @@
     ├── sessions-NAME-VERSION.npz   what recurrent policies remember, saved now and then and at the end
     └── shelf.json              which versions were loaded and who answered whom, so that both outlive a crash
 
-What a kill loses of each: decisions of the last ``flush_interval_s`` (20 ms); memories of the last
-``session_save_interval_s`` (a minute), so that a session goes on from what it knew then, and one that began since begins
-anew; nothing of the versions, which are written down at every change.
+What a kill loses of each: no decision whose answer was sent (those of the last ``flush_interval_s``, 20 ms, where the log's
+durability is ``batched``); memories of the last ``session_save_interval_s`` (a minute), so that a session goes on from what it
+knew then, and one that began since begins anew; nothing of the versions, which are written down at every change.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
@@ -26,6 +27,7 @@ from urllib.parse import quote
 from rlcourse.errors import ArtifactError, ConfigError, StorageError
 from rlcourse.files import write_json
 from rlcourse.randomness import Seeds
+from rlcourse.release.routing import Routing
 from rlcourse.serving import wire
 from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
 from rlcourse.serving.hot import Application, HttpConfig
@@ -36,6 +38,8 @@ from rlcourse.serving.refusals import Refused
 from rlcourse.serving.server import ServerConfig, run
 from rlcourse.serving.service import PolicyService, ServiceConfig
 from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Assembly:
             watcher=self.counting,
             prefix=f"{secrets.token_hex(6)}-",
         )
+        flush = None if self.log is None or config.log.durability == "batched" else self.log.flush
         self.application = Application(
             self.service,
             config.http,
@@ -99,15 +104,18 @@ class Assembly:
                 exposition=lambda: (exposition(self.registry), CONTENT_TYPE),
                 refused=self.counting.refused,
                 ready=self._unready,
+                flush=flush or (lambda: None),
             ),
             refused=self.counting.refused,
             keys=keys,
+            flush=flush,
         )
         self.counting.in_flight = lambda: self.application.in_flight
         self.counting.shadows_dropped = lambda: self.service.shadows.dropped
         self._saved = time.monotonic()
         self._saving: threading.Thread | None = None
         self._problem: str | None = None
+        self._warned = False
 
     def load(self, name: str, folder: Path, *, version: str | None = None) -> None:
         """Read, warm, and put on the shelf.
@@ -162,14 +170,25 @@ class Assembly:
                 routing = replace(routing, trial=None, share=0.0, salt="")
             if routing.shadow not in here.versions:
                 routing = replace(routing, shadow=None)
-            self.shelf.route(name, routing)
+            try:
+                self.shelf.route(name, routing)
+            except Refused as refusal:  # a folder holds another policy by now; the default has to answer all the same
+                logger.warning("%s alone answers: %s", routing.live, refusal)
+                self.shelf.route(name, Routing(routing.live))
             history = known["history"]
             assert isinstance(history, list)
             here.history = [version for version in history if version in here.versions]
 
     def note_shelf(self) -> None:
-        """Write down what is loaded and who answers whom."""
-        if self.state is not None:
+        """Write down what is loaded and who answers whom; without a state folder say once that nobody does."""
+        if self.state is None:
+            if not self._warned:
+                logger.warning(
+                    "Changed while serving, and kept in memory alone: a restart forgets the versions loaded since the start, "
+                    "the default, the trial and the shadow. Start with --state FOLDER to keep them."
+                )
+            self._warned = True
+        else:
             write_json(
                 self.state / "shelf.json",
                 {

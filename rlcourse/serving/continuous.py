@@ -47,6 +47,10 @@ class ActionBounds:
         """Whether ``(B, K)`` actions are all within; what is no number is not."""
         return bool(((actions >= self.low) & (actions <= self.high)).all())
 
+    def same(self, other: ActionBounds | None) -> bool:
+        """Whether both allow the same actions; ``None`` are counted ones."""
+        return other is not None and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
+
     def draw(self, rng: np.random.Generator) -> list[float]:
         """``K`` numbers, drawn evenly."""
         share = rng.random(self.size)

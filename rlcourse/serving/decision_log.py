@@ -6,9 +6,14 @@
     ├── 1795800000000000000-00000.jsonl     one file after the other, each written by one process only
     └── 1795800000000000000-00001.jsonl     the newest; a process that was killed may leave its last line torn
 
-The request path appends to a queue in memory; a thread writes the queue out at bounded intervals. A kill loses the lines
-of the last ``flush_interval_s`` seconds and no others (at 8,000 decisions a second and 20 ms: about 160). A power cut may
-lose what the operating system had not yet put on the disk: up to ``sync_interval_s`` more.
+``durability`` says what a client that has its answer may count on when the process is killed the next moment::
+
+    answered   decide ─▶ write ─▶ answer       its line is with the operating system: a kill loses no answered decision
+    batched    decide ─▶ answer    write       its line may be in memory for ``flush_interval_s`` yet, and is lost with it
+                              └── 20 ms ──┘    (at 8,000 decisions a second: about 160)
+
+``answered`` writes once for all requests that are answered in the same turn of the event loop, and waits for the operating
+system, not for the disk. A power cut may lose, in either mode, what was not yet on the disk: up to ``sync_interval_s``.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rlcourse.errors import ConfigError, DatasetCorruptError, DatasetNotFoundError
 from rlcourse.files import storage_errors
@@ -31,10 +37,14 @@ from rlcourse.serving import wire
 class DecisionLogConfig:
     """How the log is written."""
 
+    durability: Literal["answered", "batched"] = "answered"
+    """When a line leaves this process: before its answer does, or up to ``flush_interval_s`` later. Take batched where the
+    folder's disk is slow to accept lines (a network drive): with answered every client waits for it."""
     rotate_bytes: int = 64 * 2**20
     """A file that has reached this size is followed by another; raising it makes fewer files."""
     flush_interval_s: float = 0.02
-    """How long a line may wait in memory; raising it spares system calls and loses more to a kill."""
+    """How long a line may wait in memory, where nothing is answered or durability is batched; raising it spares system calls
+    and loses more to a kill."""
     sync_interval_s: float = 1.0
     """How long a line may wait for the disk."""
     max_waiting: int = 100_000
@@ -57,7 +67,7 @@ class ListRecorder:
 
 
 class DecisionLog:
-    """Appends lines to the files of a folder. Only one thread of it ever touches the disk.
+    """Appends lines to the files of a folder. A thread writes what nobody flushes, and brings everything to the disk.
 
     Raises:
         StorageError: the folder cannot be written to.
@@ -69,6 +79,7 @@ class DecisionLog:
         self._run = time.time_ns()
         self._count = 0
         self._size = 0
+        self._full: list[int] = []
         self._synced = time.monotonic()
         self.written = 0
         self.dropped = 0
@@ -77,6 +88,7 @@ class DecisionLog:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._next_file()
+        self._writing = threading.Lock()
         self._stop = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._write_on, name="decision-log", daemon=True)
@@ -93,6 +105,15 @@ class DecisionLog:
             self.dropped += 1
             return
         self._queue.append(line)
+
+    def flush(self) -> None:
+        """Give every line to the operating system now; not to a disk that took none the last time.
+
+        A line that the thread is writing at this moment is waited for.
+        """
+        # After a failure the thread tries again, at its own pace: each answer would otherwise wait for another failure.
+        if self.problem is None:
+            self._write()
 
     def close(self) -> None:
         """Write everything out, to the disk itself, and end; twice does no harm."""
@@ -112,8 +133,9 @@ class DecisionLog:
                 self._sync()
 
     def _write(self) -> None:
-        while self._queue and self._write_some():
-            pass
+        with self._writing:
+            while self._queue and self._write_some():
+                pass
 
     def _write_some(self) -> bool:
         """As many lines as the file has room for; says whether they were written."""
@@ -126,9 +148,8 @@ class DecisionLog:
             size += len(lines[-1]) + 1
         try:
             if self._size and self._size + size > config.rotate_bytes:
-                self._sync()
-                os.close(self._file)
-                self._file = self._next_file()
+                full, self._file = self._file, self._next_file()
+                self._full.append(full)
             _write_all(self._file, b"\n".join(lines) + b"\n")
         except OSError as error:
             # A full disk: the lines go back into the queue, and half a line must not stand before them.
@@ -143,15 +164,24 @@ class DecisionLog:
         return True
 
     def _sync(self) -> None:
-        with contextlib.suppress(OSError):  # the next one comes
-            os.fdatasync(self._file)
+        with self._writing:
+            files, self._full = self._full, []
+            with contextlib.suppress(OSError):  # no handle is left; the next time comes
+                files.append(os.dup(self._file))
+        # The lock is free again: whoever is answered meanwhile does not wait for the disk.
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.fdatasync(file)
+            os.close(file)
         self._synced = time.monotonic()
 
     def _next_file(self) -> int:
         path = self.folder / f"{self._run:020}-{self._count:05}.jsonl"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        # Only now: if there is no new file, the old one has its size yet and must not be cut.
         self._count += 1
         self._size = 0
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        return file
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -17,7 +17,11 @@ set, name bounds in its card that hold them all. What the environment got is the
 a density.
 
 Where a person or a safety layer put another action in the policy's place (``executed`` in the reward), the reward is of that
-other action. So that is what the episodes hold, with the propensity NaN: nobody knows how likely it was to be taken.
+other action. So that is what the episodes hold, with the propensity NaN: nobody knows how likely it was to be taken. What
+is no action of the policy's (the plant was switched off by hand) is left out and counted. A service refuses it; older logs
+may hold it, and say of how many actions there are only what the decisions and their masks show.
+
+Of several rewards for one decision the last counts, the whole of it: it corrects what was sent before.
 """
 
 from __future__ import annotations
@@ -45,17 +49,20 @@ class Joined:
     fallbacks: tuple[str | None, ...]  # of each step
     decisions: int  # rows of the log, of the policy asked for
     without_reward: int  # decisions whose reward never came; an episode is cut off before the first of them
-    unusable: int  # decisions on observations with missing readings, or overridden by what is no action; likewise
+    unusable: int  # decisions on observations with missing readings; likewise
     given_up: int  # last steps given up as next observations
     orphans: int  # rewards without a decision
     cut_off: int  # steps whose continuous action a bound cut off
     overrides: tuple[str | None, ...] = ()  # of each step: why another action than the answer's was carried out
     costs: tuple[float | None, ...] = ()  # of each step, in euros; None: nobody said
     violations: tuple[int | None, ...] = ()  # of each step: how often it was outside a safety limit
+    no_action: int = 0  # decisions overridden by what is no action of the policy's; an episode is cut off there too
+    num_actions: int = 0  # as named, or as the decisions and their masks show; 0: continuous
 
 
 @dataclass
 class _Step:
+    policy: str
     obs: list[float]
     action: int | list[float]
     propensity: float | None
@@ -70,7 +77,7 @@ class _Step:
     next_obs: list[float] | None = None
     taken: int | list[float] | None = None  # as answered: what ``action`` is unless it is shown as it was drawn
     override: str | None = None
-    acted: bool = True  # what was done is an action of the policy's kind
+    acted: bool = True  # what was done is an action of the policy's
     cost: float | None = None
     violations: int | None = None
 
@@ -79,11 +86,14 @@ class _Step:
 class _Tally:
     without_reward: int = 0
     unusable: int = 0
+    no_action: int = 0
     given_up: int = 0
     parts: list[tuple[list[_Step], list[float], bool]] = field(default_factory=list)
 
 
-def read_episodes(folder: Path, policy: str | None = None, *, as_taken: bool = False) -> Joined:
+def read_episodes(
+    folder: Path, policy: str | None = None, *, as_taken: bool = False, num_actions: int | None = None
+) -> Joined:
     """Join a log's decisions with their rewards.
 
     Args:
@@ -91,26 +101,34 @@ def read_episodes(folder: Path, policy: str | None = None, *, as_taken: bool = F
         policy: only decisions of this name.
         as_taken: continuous actions as the environment got them, within their bounds, instead of as they were drawn; those
             that a bound cut off then have the propensity NaN.
+        num_actions: how many actions there are, where they are counted. By default as many as the decisions and their
+            masks show, policy by policy; an override by an action that they never show is then left out.
 
     Raises:
         DatasetNotFoundError, DatasetCorruptError: see :func:`~rlcourse.serving.decision_log.read_lines`.
         DatasetInvalidError: no step can be used.
     """
-    return join(read_lines(folder), policy, as_taken=as_taken)
+    return join(read_lines(folder), policy, as_taken=as_taken, num_actions=num_actions)
 
 
 def join(
-    lines: Iterable[wire.DecisionLine | wire.RewardLine], policy: str | None = None, *, as_taken: bool = False
+    lines: Iterable[wire.DecisionLine | wire.RewardLine],
+    policy: str | None = None,
+    *,
+    as_taken: bool = False,
+    num_actions: int | None = None,
 ) -> Joined:
     """See :func:`read_episodes`."""
     steps: dict[tuple[str, int], _Step] = {}
     streams: dict[tuple[str, str], list[tuple[str, int]]] = {}
     starts: set[tuple[str, int]] = set()
     rewards: list[wire.RewardLine] = []
+    shown = _Shown()
     for line in lines:
         if isinstance(line, wire.RewardLine):
             rewards.append(line)
         elif policy is None or line.policy == policy:
+            shown.look(line)
             # A client that asked again under the same id acted on the answer it got last.
             for row, step in enumerate(_steps(line, as_taken)):
                 key = (line.request_id, row)
@@ -120,11 +138,10 @@ def join(
                 steps[key] = step
                 if line.started:
                     starts.add(key)
-    orphans = 0
-    for reward in rewards:
-        found = steps.get((reward.request_id, reward.row))
+    last = {(reward.request_id, reward.row): reward for reward in rewards}
+    for key, reward in last.items():
+        found = steps.get(key)
         if found is None:
-            orphans += 1
             continue
         found.reward, found.rewarded = reward.reward, True
         found.terminated, found.truncated = reward.terminated, reward.truncated
@@ -132,7 +149,8 @@ def join(
         found.cost, times = whole(reward.cost), whole(reward.violations)
         found.violations = None if times is None else int(times)
         if reward.executed is not None and overridden(found.taken, reward.executed):
-            _replace(found, reward.executed)
+            _replace(found, reward.executed, num_actions or shown.actions.get(found.policy, 0))
+    orphans = sum((reward.request_id, reward.row) not in steps for reward in rewards)
     tally = _Tally()
     for (_, stream), keys in streams.items():
         _cut(stream.startswith("\n"), [(steps[key], key in starts) for key in keys], tally)
@@ -172,17 +190,37 @@ def join(
         tuple(step.override for step in used),
         tuple(step.cost for step in used),
         tuple(step.violations for step in used),
+        tally.no_action,
+        num_actions or max(shown.actions.values(), default=0),
     )
 
 
-def _replace(step: _Step, executed: wire.Executed) -> None:
+class _Shown:
+    """How many actions each policy has, as far as its decisions and their masks show."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, int] = {}
+        self._masked: set[tuple[str, str]] = set()
+
+    def look(self, line: wire.DecisionLine) -> None:
+        rows = line.action if isinstance(line.action, list) else [line.action]
+        count = 1 + max((action for action in rows if isinstance(action, int)), default=-1)
+        version = (line.policy, line.version)
+        if version not in self._masked and bytes(line.mask) != b"null":  # all masks of a version are as wide
+            self._masked.add(version)
+            count = max(count, wire.mask_size(bytes(line.mask)))
+        self.actions[line.policy] = max(count, self.actions.get(line.policy, 0))
+
+
+def _replace(step: _Step, executed: wire.Executed, num_actions: int) -> None:
     """Put the action that was carried out in the place of the policy's."""
     step.override, step.propensity, step.cut_off = executed.reason, None, False
     own, other = step.action, executed.action
-    alike = len(own) == len(other) if isinstance(own, list) and isinstance(other, list) else type(own) is type(other)
-    # What is no action of this policy (the plant was switched off by hand) cannot be learned from.
-    step.acted = alike
-    if alike:
+    if isinstance(own, list):
+        step.acted = isinstance(other, list) and len(own) == len(other)
+    else:
+        step.acted = isinstance(other, int) and other < num_actions
+    if step.acted:
         step.action = other
 
 
@@ -210,7 +248,9 @@ def _steps(line: wire.DecisionLine, as_taken: bool) -> list[_Step]:
                 f"Decision {line.request_id} has the action {action}, which is neither a number of an action nor a list.",
                 mend="Find out what wrote the log; the service does not.",
             )
-        made.append(_Step(row, action, propensity, line.version, fallback, cut_off, usable=usable, taken=taken))
+        made.append(
+            _Step(line.policy, row, action, propensity, line.version, fallback, cut_off, usable=usable, taken=taken)
+        )
     return made
 
 
@@ -234,7 +274,8 @@ def _cut(bandit: bool, stream: list[tuple[_Step, bool]], tally: _Tally) -> None:
         if not (step.usable and step.acted and step.rewarded):
             # What is there of it still says what followed the step before.
             end(step.obs if step.usable and part else None, False)
-            tally.unusable += not (step.usable and step.acted)
+            tally.unusable += not step.usable
+            tally.no_action += step.usable and not step.acted
             tally.without_reward += step.usable and step.acted
             continue
         part.append(step)

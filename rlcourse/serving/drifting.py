@@ -36,7 +36,7 @@ class DriftWindows:
             lines: its decisions and rewards; ``None`` where they were not kept.
             record: what was counted of it.
         """
-        self._window.append(_usable(lines, record))
+        self._window.append(_usable(lines, record, self._monitor.ruler.num_actions))
         self._since += 1
         config = self._monitor.config
         if len(self._window) < config.window_episodes or self._since < config.stride_episodes:
@@ -64,12 +64,14 @@ class DriftWindows:
         return report
 
 
-def _usable(lines: Sequence[Line] | None, record: EpisodeRecord) -> tuple[Episodes, EpisodeRecord] | None:
+def _usable(
+    lines: Sequence[Line] | None, record: EpisodeRecord, num_actions: int
+) -> tuple[Episodes, EpisodeRecord] | None:
     """The longest stretch of an episode in which every decision has its reward."""
     if not lines:
         return None
     try:
-        parts = join(lines).episodes
+        parts = join(lines, num_actions=num_actions).episodes
     except (DataError, ValueError):  # what wrote these lines is counted as a window that is too thin, if it goes on
         return None
     longest = parts.lengths.argmax(0, keepdims=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ class Application:
         rest: the application that answers every other path.
         refused: counts refusals by status.
         keys: API keys, any of which opens; none: no key is asked for.
+        flush: called before answers go out, once for all of a turn of the event loop: what they say has then left this
+            process, for the log. ``None``: answers do not wait.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Application:
         rest: Rest,
         refused: MutableMapping[int, int],
         keys: Sequence[str] = (),
+        flush: Callable[[], None] | None = None,
     ) -> None:
-        self.service, self.config = service, config
+        self.service, self.config, self.flush = service, config, flush
         self.in_flight = 0
         self.draining = False
         self.refused = refused
@@ -77,6 +80,8 @@ class Application:
         self._hot: dict[bytes, str] = {}
         self._lengths = [(b"content-length", str(n).encode()) for n in range(4096)]
         self._rest = rest
+        self.slow: Set[str] = service.shelf.slow
+        """Policies that are not asked on the spot, or not by all of their versions."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -116,6 +121,8 @@ class Application:
             prepared = service.prepare(name, wire.read_action(body), arrived)
             outcome = service.run(prepared) if prepared.loaded.inline else await self._batcher.run(prepared)
             answer = wire.encode(service.finish(prepared, outcome))
+            if self.flush is not None:
+                self.flush()
         except Refused as refusal:
             return await self._refuse(refusal, receive, send, unread=unread)
         except _Gone:
@@ -128,11 +135,6 @@ class Application:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         return None
-
-    @property
-    def quick(self) -> bool:
-        """Whether every policy here is asked on the spot."""
-        return self.service.shelf.all_inline
 
     def hot(self, url: bytes) -> str | None:
         """The policy that a POST to this address asks, if it is loaded."""

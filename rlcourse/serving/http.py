@@ -51,6 +51,7 @@ def documented(
     exposition: Callable[[], tuple[bytes, str]],
     refused: MutableMapping[int, int],
     ready: Callable[[], str | None] = lambda: None,
+    flush: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application for everybody, hot route and all, and the pages that describe it.
 
@@ -60,6 +61,7 @@ def documented(
         exposition: what a scrape of /metrics is answered.
         refused: counts refusals by status.
         ready: why the service is not ready, or ``None``.
+        flush: called before anything is answered that may have been written down.
     """
     app = FastAPI(title="Policy service", version="1", description="What would the policy do?")
 
@@ -78,6 +80,7 @@ def documented(
     def answered(produce: Callable[[], Any], status: int = 200) -> Response:
         try:
             content = produce()
+            flush()
         except Refused as refusal:
             refused[refusal.status] = refused.get(refusal.status, 0) + 1
             return refusal_response(refusal)
@@ -143,8 +146,7 @@ def documented(
 
         def take() -> dict[str, int]:
             given = wire.read_rewards(body) if body.lstrip()[:1] == b"[" else [wire.read_reward(body)]
-            for one in given:
-                service.reward(one)
+            service.rewards(given)
             return {"accepted": len(given)}
 
         return answered(take, 202)

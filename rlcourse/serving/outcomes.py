@@ -16,7 +16,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from rlcourse.serving import wire
+from rlcourse.serving.continuous import ActionBounds
 
 UNNAMED = "all"
 """The label of an amount that came without a name."""
@@ -41,6 +44,24 @@ def overridden(decided: Any, executed: wire.Executed | None) -> bool:
             math.isclose(one, other, rel_tol=SAME, abs_tol=SAME) for one, other in zip(done, decided, strict=True)
         )
     return bool(done != decided)
+
+
+def possible(done: int | list[float], num_actions: int, bounds: ActionBounds | None) -> bool:
+    """Whether what was carried out is an action of a policy at all.
+
+    Args:
+        done: a number, or a list of ``K``.
+        num_actions: ``A``, or ``K`` for continuous actions.
+        bounds: of continuous actions, which rounding may exceed a little; ``None`` where they are counted.
+
+    Worked numbers: of 5 actions the last is 4, so 5 is none; within -2 to 2 lies [2.0000001] and not [2.1].
+    """
+    if bounds is None or not isinstance(done, list):
+        return bounds is None and not isinstance(done, list) and done < num_actions
+    if len(done) != bounds.size:
+        return False
+    slack = SAME * np.maximum(np.abs(bounds.low), np.abs(bounds.high))
+    return bool(((np.array(done) >= bounds.low - slack) & (np.array(done) <= bounds.high + slack)).all())
 
 
 def by_name(amount: float | Mapping[str, float] | None) -> dict[str, float]:

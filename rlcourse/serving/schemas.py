@@ -110,7 +110,7 @@ _REWARD: dict[str, Any] = {
         "executed": {
             "anyOf": [_EXECUTED, {"type": "null"}],
             "description": "The action that was carried out, where a person or a safety layer may have replaced the "
-            "answer's; where it differs it is counted as an override, by its reason.",
+            "answer's; where it differs it is counted as an override, by its reason. What is no action is refused.",
         },
         "cost": _by_name(
             {"type": "number", "minimum": 0, "maximum": wire.DEAREST},

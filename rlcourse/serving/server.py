@@ -125,6 +125,39 @@ class Opening:
         self.line = b"HTTP/1.1 %b%b" % (STATUS[200], self.rest)
 
 
+class Outbox:
+    """Answers that wait for their lines in the log, until the end of this turn of the event loop.
+
+    One write for all of them: a busy loop reads from many connections in one turn.
+
+    Args:
+        flush: gives the lines to the operating system.
+    """
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._waiting: list[tuple[asyncio.WriteTransport, bytes, bool]] = []
+
+    def put(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport, answer: bytes, *, last: bool
+    ) -> None:
+        """An answer; after the ``last`` one its connection is closed."""
+        if not self._waiting:
+            loop.call_soon(self.release)
+        self._waiting.append((transport, answer, last))
+
+    def release(self) -> None:
+        """Write the lines, then send what waits for them."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        self._flush()
+        for transport, answer, last in waiting:
+            transport.write(answer)
+            if last:
+                transport.close()
+
+
 class _Quick(_Timed):
     """Answers the hot route where its last byte is read: no task, no scope, no messages.
 
@@ -139,6 +172,7 @@ class _Quick(_Timed):
     application: Application
     heads: Heads
     opening: Opening
+    outbox: Outbox | None = None  # None: answers wait for nothing
     _name: str | None = None  # the policy that the request being read is for
     _body: bytes = b""
     _ending = False
@@ -152,7 +186,7 @@ class _Quick(_Timed):
         end = data.find(b"\r\n\r\n") + 4
         head = data[:end]
         known = self.heads.get(head)
-        if known is not None and len(data) - end == known.length and self._free():
+        if known is not None and len(data) - end == known.length and self._free(known.name):
             if self.timeout_keep_alive_task is not None:
                 self._unset_keepalive_if_required()
             self.reading_since = None
@@ -164,9 +198,9 @@ class _Quick(_Timed):
         if answered is not None and self._between and len(data) - end == answered.length:
             self.heads.keep(head, answered)
 
-    def _free(self) -> bool:
-        """Whether an answer can go out at once."""
-        if self.flow.write_paused or not self.application.quick:
+    def _free(self, name: str) -> bool:
+        """Whether an answer of this policy can go out at once."""
+        if self.flow.write_paused or name in self.application.slow:
             return False
         return self.cycle is None or self.cycle.response_complete
 
@@ -179,7 +213,7 @@ class _Quick(_Timed):
 
     def on_headers_complete(self) -> None:
         name = self.application.hot(self.url)
-        if name is not None and self._ordinary():
+        if name is not None and self._ordinary(name):
             self._name, self._body = name, b""
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -188,14 +222,14 @@ class _Quick(_Timed):
         self.headers.extend(headers)  # the scope holds this list
         super().on_headers_complete()
 
-    def _ordinary(self) -> bool:
+    def _ordinary(self, name: str) -> bool:
         parser = self.parser
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return False
-        if self.expect_100_continue or not self._free():
+        if self.expect_100_continue or not self._free(name):
             return False
-        for name, value in self.headers:
-            if name == b"content-length":
+        for header, value in self.headers:
+            if header == b"content-length":
                 return len(value) < 5  # under 10,000 bytes, or a batch that can afford the other way
         return False
 
@@ -222,24 +256,45 @@ class _Quick(_Timed):
         if default is not self.opening.made_for:
             self.opening.make(default)
         if status == 200 and not last:
-            self.transport.write(b"%b%d\r\n\r\n%b" % (self.opening.line, len(answer), answer))
+            self._send(b"%b%d\r\n\r\n%b" % (self.opening.line, len(answer), answer))
             self.idle_since = self.loop.time()
             return
         closing = b"\r\nconnection: close" if last else b""
-        self.transport.write(
+        self._send(
             b"HTTP/1.1 %b%b%d%b%b\r\n\r\n%b"
-            % (STATUS.get(status) or status_line(status), self.opening.rest, len(answer), lines, closing, answer)
+            % (STATUS.get(status) or status_line(status), self.opening.rest, len(answer), lines, closing, answer),
+            last=last,
         )
-        if last:
-            self.transport.close()
-        else:
+        if not last:
             self.idle_since = self.loop.time()
 
+    def _send(self, answer: bytes, *, last: bool = False) -> None:
+        if self.outbox is not None:
+            self.outbox.put(self.loop, self.transport, answer, last=last)
+            return
+        self.transport.write(answer)
+        if last:
+            self.transport.close()
+
+    def eof_received(self) -> None:
+        self._release()  # the transport closes itself now
+        super().eof_received()
+
+    def send_400_response(self, msg: str) -> None:
+        self._release()
+        super().send_400_response(msg)
+
     def shutdown(self) -> None:
+        self._release()
         if self._name is None:
             super().shutdown()
         else:
             self._ending = True  # what is being read will be answered
+
+    def _release(self) -> None:
+        # What would be sent or closed at once must not overtake what waits.
+        if self.outbox is not None:
+            self.outbox.release()
 
 
 STATUS = {200: b"200 OK"}
@@ -252,7 +307,9 @@ def status_line(status: int) -> bytes:
 
 def quick_protocol(application: Application) -> type[asyncio.Protocol]:
     """The protocol of this application's connections."""
-    return type("_QuickHere", (_Quick,), {"application": application, "heads": Heads(), "opening": Opening()})
+    outbox = None if application.flush is None else Outbox(application.flush)
+    shared = {"application": application, "heads": Heads(), "opening": Opening(), "outbox": outbox}
+    return type("_QuickHere", (_Quick,), shared)
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,7 @@ Whatever happens to the policy, the client gets an action: the fallback's, with 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from rlcourse.serving.answers import sampled_rows, with_fallbacks, worded
 from rlcourse.serving.continuous import Drawn
 from rlcourse.serving.exploring import explored
 from rlcourse.serving.fallbacks import Fallback
+from rlcourse.serving.outcomes import possible
 from rlcourse.serving.policies import Booleans, Floats
 from rlcourse.serving.prepared import Outcome, Prepared, out_of_range
 from rlcourse.serving.refusals import Refused
@@ -311,8 +312,35 @@ class PolicyService:
             action, probability, confidence, loaded.name, loaded.version, request_id, greedy, fallback
         )
 
+    def rewards(self, requests: Sequence[wire.RewardRequest]) -> None:
+        """See :meth:`reward`; all of them, or none where one is refused."""
+        for request in requests:
+            self._demand_action(request.executed)
+        for request in requests:
+            self._write(request)
+
     def reward(self, request: wire.RewardRequest) -> None:
-        """Write a reward into the log; at the end of an episode, drop the session's memory."""
+        """Write a reward into the log; at the end of an episode, drop the session's memory.
+
+        Raises:
+            Refused: 422, what was carried out is no action of any version that is loaded.
+        """
+        self.rewards([request])
+
+    def _demand_action(self, executed: wire.Executed | None) -> None:
+        if executed is None:
+            return
+        # Whose decision it was is not remembered, so any version's action will do; a log's reader knows the policy.
+        loaded = [one for entry in self.shelf.entries.values() for one in entry.versions.values()]
+        if loaded and not any(possible(executed.action, one.policy.num_actions, one.actions) for one in loaded):
+            raise Refused(
+                422,
+                f"executed: {executed.action} is no action of any policy here.",
+                mend="Send an action as the answers name them. If none of them was carried out, send no reward for that "
+                "decision: the episode is cut off before it.",
+            )
+
+    def _write(self, request: wire.RewardRequest) -> None:
         self.recorder.append(
             wire.encode(
                 wire.RewardLine(

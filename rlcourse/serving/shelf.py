@@ -123,7 +123,7 @@ class Shelf:
         self.config = config
         self._clock, self._wall = clock, wall
         self.entries: dict[str, Entry] = {}
-        self.all_inline = True  # nothing here needs a thread of its own
+        self.slow: set[str] = set()  # names with a version that needs a thread of its own; the same set for good
         self.shadowed = False  # somebody here has a shadow
         self.admit: Callable[[Loaded], None] = lambda loaded: None
         """Asked before a version is added; raises if whoever asks the policies cannot do with this one."""
@@ -148,17 +148,18 @@ class Shelf:
         )
 
     def add(self, loaded: Loaded, *, default: bool = False) -> None:
-        """Put a warm version on the shelf; the first of a name is its default.
+        """Put a warm version on the shelf, and let it answer if so wanted: both, or neither. The first of a name is its
+        default.
 
         Raises:
-            Refused: 409, that version is there already, or there are too many.
+            Refused: 409, that version is there already, or there are too many, or it cannot be the default.
             ConfigError: the service's fallback is no action of this policy.
         """
         self.admit(loaded)
         entry = self.entries.get(loaded.name)
         if entry is None:
-            self.all_inline &= loaded.inline
             self.entries[loaded.name] = Entry({loaded.version: loaded}, Split(Routing(loaded.version), loaded))
+            self._pace(loaded.name)
             return
         if loaded.version in entry.versions:
             raise Refused(
@@ -166,10 +167,14 @@ class Shelf:
             )
         if len(entry.versions) >= self.config.max_versions:
             raise Refused(409, f"{loaded.name} has {len(entry.versions)} versions loaded.", mend="Unload one first.")
-        self.all_inline &= loaded.inline
         entry.versions[loaded.version] = loaded
         if default:
-            self.set_default(loaded.name, loaded.version)
+            try:
+                self.set_default(loaded.name, loaded.version)
+            except Refused:  # the trial or the shadow does not fit it
+                del entry.versions[loaded.version]
+                raise
+        self._pace(loaded.name)
 
     def entry(self, name: str) -> Entry:
         """All versions of a name.
@@ -222,13 +227,10 @@ class Shelf:
         before, default = entry.split, self.find(name, routing.live)
         trial = None if routing.trial is None else self.find(name, routing.trial)
         shadow = None if routing.shadow is None else self.find(name, routing.shadow)
-        for other in (trial if routing.share > 0.0 else None, shadow):
-            if other is not None and _shape(other) != _shape(default):
-                raise Refused(
-                    409,
-                    f"{other.version} of {name} takes other observations than {default.version}, or other actions.",
-                    mend="Let clients name it, or make it the default once all of them know.",
-                )
+        if trial is not None and routing.share > 0.0:
+            _demand_same(name, default, trial, answers=True)
+        if shadow is not None:
+            _demand_same(name, default, shadow, answers=False)
         if shadow is not None:
             same = before.shadow is not None and routing.shadow == before.routing.shadow
             shadow = before.shadow if same else self._apart(shadow)
@@ -268,8 +270,15 @@ class Shelf:
                     mend=f"End that first: DELETE /v1/policies/{name}/{part}.",
                 )
         del entry.versions[version]
-        self.all_inline = all(one.inline for each in self.entries.values() for one in each.versions.values())
+        self._pace(name)
         entry.history = [earlier for earlier in entry.history if earlier != version]
+
+    def _pace(self, name: str) -> None:
+        # Of the policy, not of the version: which one answers is known only when the request has been read.
+        if all(one.inline for one in self.entries[name].versions.values()):
+            self.slow.discard(name)
+        else:
+            self.slow.add(name)
 
     def _apart(self, loaded: Loaded) -> Loaded:
         """The same policy with a breaker and memories of its own: who asks the version by name must not feel the shadow."""
@@ -280,8 +289,27 @@ class Shelf:
         return replace(loaded, breaker=breaker, sessions=sessions, counts={})
 
 
-def _shape(loaded: Loaded) -> tuple[int, int, bool]:
-    return loaded.policy.obs_size, loaded.policy.num_actions, loaded.actions is None
+def _demand_same(name: str, default: Loaded, other: Loaded, *, answers: bool) -> None:
+    """Whether who asks the default may get the answers of another version, or, of a shadow, have it asked beside.
+
+    Raises:
+        Refused: 409, and in what they differ.
+    """
+    one, two = default.policy, other.policy
+    counted = default.actions is None, other.actions is None
+    differs = ""
+    if one.obs_size != two.obs_size or one.num_actions != two.num_actions or counted[0] != counted[1]:
+        differs = f"takes other observations than {default.version}, or other actions"
+    elif answers and default.actions is not None and not default.actions.same(other.actions):
+        differs = f"keeps its actions within other bounds than {default.version}"
+    elif answers and two.memory_size and not one.memory_size:  # the other way round nobody is refused anything
+        differs = f"remembers sessions and {default.version} does not: their batches would be refused"
+    if differs:
+        raise Refused(
+            409,
+            f"{other.version} of {name} {differs}.",
+            mend="End its trial or its work as a shadow. Let clients name it, or make it the default once all of them know.",
+        )
 
 
 def _seconds(policy: ServablePolicy) -> float:

@@ -36,9 +36,11 @@ from urllib.parse import quote, urlencode
 from rlcourse.errors import ConfigError, MissingExtraError, ServerError
 from rlcourse.files import storage_errors
 from rlcourse.serving.torchserve_archive import Model, archive, demand_package, read_archive
+from rlcourse.serving.torchserve_ports import HOST, demand_free, demand_free_in
 from rlcourse.serving.torchserve_state import forget_old, in_order, remembered
 
 __all__ = [
+    "HOST",
     "Management",
     "Model",
     "TorchServe",
@@ -52,7 +54,6 @@ __all__ = [
     "read_archive",
 ]
 
-HOST = "127.0.0.1"
 NEEDED_JAVA = 17
 _QUIET = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="error">
@@ -158,12 +159,13 @@ class TorchServe:
         Raises:
             ArtifactError: what the state folder remembers cannot be read, or an archive of it is gone.
             MissingExtraError: TorchServe or Java is missing.
-            ServerError: it did not become ready.
+            ServerError: one of its ports is taken, or it did not become ready.
             StorageError: the state folder cannot be written to.
         """
         java = find_java()
         for package in ("ts", "yaml"):
             demand_package(package)
+        demand_free(self.config.port)
         # Workers talk through sockets in the temporary folder, whose names may have 107 characters at most.
         self._folder = folder = Path(tempfile.mkdtemp(prefix="ts"))
         try:
@@ -250,9 +252,10 @@ class TorchServe:
         until = time.monotonic() + self.config.start_timeout_s
         while time.monotonic() < until:
             if self._process.poll() is not None:
+                demand_free_in(self.log(), self.config.port)
                 raise ServerError(
                     f"TorchServe ended with status {self._process.returncode}: {self.log().strip()[-1500:]}",
-                    mend="If a port is taken, choose another with --port.",
+                    mend="Read the lines above.",
                 )
             with contextlib.suppress(ServerError):
                 if all(self.management.ready(model.name, model.version) for model in self.models):

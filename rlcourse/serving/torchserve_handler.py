@@ -5,9 +5,9 @@ A request is JSON::
     {"observation": [0.1, 0, -0.02, 0], "mask": [true, false], "memory": [...], "greedy": true}
 
 ``observation`` may be a list of rows; the answer then holds lists, too. ``mask`` and ``memory`` are for policies that
-take them; ``greedy`` is true unless said otherwise. The answer is ``{"action": ..., "version": ...}`` with
-``probabilities`` where actions are counted and ``memory`` where the policy has one. A request that makes no sense is
-answered with status 400 and does not disturb the others in its batch.
+take them; ``greedy`` is true unless said otherwise, and may be called ``deterministic``, as our own service calls it. The
+answer is ``{"action": ..., "version": ...}`` with ``probabilities`` where actions are counted and ``memory`` where the
+policy has one. A request that makes no sense is answered with status 400 and does not disturb the others in its batch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class PolicyHandler:
             body = json.loads(body)
         if not isinstance(body, dict) or "observation" not in body:
             raise ValueError('Send a JSON object with an "observation".')
-        unknown = set(body) - {"observation", "greedy", *self.about["inputs"]}
+        unknown = set(body) - {"observation", "greedy", "deterministic", *self.about["inputs"]}
         if unknown:
             raise ValueError(f"{min(unknown)!r} means nothing to this policy.")
         sizes = {"observation": self.about["obs_size"], "mask": self.about["num_actions"]}
@@ -89,9 +89,10 @@ class PolicyHandler:
             and isinstance(body["observation"][0], list)
         )
         rows = len(body["observation"]) if batched else 1
-        read: dict[str, Any] = {"batched": bool(batched), "greedy": body.get("greedy", True)}
-        if not isinstance(read["greedy"], bool):
-            raise ValueError("greedy must be true or false.")
+        said = [body[name] for name in ("greedy", "deterministic") if name in body] or [True]
+        if not all(isinstance(value, bool) for value in said) or len(set(said)) > 1:
+            raise ValueError("greedy, or deterministic, which means the same, must be true or false.")
+        read: dict[str, Any] = {"batched": bool(batched), "greedy": said[0]}
         for name in self.about["inputs"]:
             value = body.get(name)
             if value is None and name == "mask":

@@ -311,6 +311,15 @@ def action_mask(raw: bytes, rows: int, size: int) -> Booleans:
     return mask
 
 
+def mask_size(raw: bytes) -> int:
+    """``A`` of a mask in the log, ``(A,)`` or ``(B, A)``.
+
+    Raises:
+        ValueError: it is no mask.
+    """
+    return len(_MANY_MASKS.decode(raw)[0]) if _nested(raw) else len(_ONE_MASK.decode(raw))
+
+
 def one_line(raw: msgspec.Raw) -> msgspec.Raw:
     """The same JSON without line breaks, fit for a file of JSON lines."""
     data = bytes(raw)

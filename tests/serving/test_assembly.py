@@ -178,7 +178,7 @@ def test_too_many_at_once_are_told_when_to_come_again() -> None:
     loaded = assembly.shelf.warm("rl_policy", Artifact(Slow(), "v", None, None))
     assembly.shelf.add(loaded)
     assert not loaded.inline
-    assert not assembly.application.quick
+    assert assembly.application.slow == {"rl_policy"}
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(assembly.application)

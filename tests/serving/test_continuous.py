@@ -387,7 +387,7 @@ def test_a_slow_policy_is_asked_in_batches_and_each_gets_its_own() -> None:
 
     assembly = assembled(deadline_s=30.0)
     assembly.shelf.add(assembly.shelf.warm("rl_policy", Slow(fine).artifact()))
-    assert not assembly.application.quick
+    assert assembly.application.slow == {"rl_policy"}
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(assembly.application)

@@ -12,10 +12,10 @@ import pytest
 
 from rlcourse.errors import DatasetInvalidError
 from rlcourse.serving import wire
-from rlcourse.serving.continuous import Drawn
+from rlcourse.serving.continuous import ActionBounds, Drawn
 from rlcourse.serving.decisions import join
 from rlcourse.serving.exploring import explored
-from rlcourse.serving.outcomes import by_name, counters, overridden, whole
+from rlcourse.serving.outcomes import by_name, counters, overridden, possible, whole
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.rows import renamed, rows_of
 from tests.serving.test_assembly import ACT, asked, assembled
@@ -131,12 +131,96 @@ def test_what_is_no_action_of_the_policy_is_not_learned_from() -> None:
     with pytest.raises(DatasetInvalidError, match="None of the log's 1 decisions"):
         join(lines)
     more = join([decision("0", 0), wire.RewardLine("0", 0.5, 1.0), *lines])
-    assert (more.unusable, more.episodes.actions.tolist()) == (1, [0])
+    assert (more.no_action, more.unusable, more.episodes.actions.tolist()) == (1, 0, [0])
     continuous: list[wire.DecisionLine | wire.RewardLine] = [
         decision("a", [0.5]),
         wire.RewardLine("a", 1.0, 1.0, executed=wire.Executed([-0.5]), terminated=True),
     ]
     assert join(continuous).episodes.actions.tolist() == [[-0.5]]
+
+
+def test_a_code_that_is_no_action_does_not_become_one() -> None:
+    """99 stands for "switched off by hand" in somebody's plant. Nobody ever chose action 2, but a mask says it is one."""
+
+    def lines(**more: Any) -> list[wire.DecisionLine | wire.RewardLine]:
+        decisions = [decision(name, n % 2, **more) for n, name in enumerate("abcd")]
+        done = {"b": wire.Executed(99, "off"), "c": wire.Executed(2, "drill")}
+        return [*decisions, *(wire.RewardLine(name, 1.0, 1.0, executed=done.get(name)) for name in "abcd")]
+
+    found = join(lines())
+    assert (found.no_action, found.num_actions, found.overrides) == (2, 2, (None,))
+    for joined in (join(lines(), num_actions=3), join(lines(mask=wire.Raw(b"[true,true,false]")))):
+        assert (joined.no_action, joined.unusable, joined.num_actions) == (1, 0, 3)
+        # The decision with 99 cuts the episode; the last one gives its observation up for what followed.
+        assert joined.episodes.actions.tolist() == [0, 2]
+        assert joined.episodes.lengths.tolist() == [1, 1]
+
+
+def test_a_masks_width_is_read_from_a_batch_too() -> None:
+    assert (wire.mask_size(b"[true,false]"), wire.mask_size(b"[[true,false,true],[true,true,true]]")) == (2, 3)
+
+
+def test_a_corrected_reward_counts_as_a_whole() -> None:
+    first = wire.RewardLine("a", 1.0, 1.0, terminated=True, executed=wire.Executed(0, "drill"), cost=2.0, violations=1)
+    second = wire.RewardLine("a", 2.0, 5.0, terminated=True)
+    (corrected, again) = (join([decision("a", 1), *lines]) for lines in ([first, second], [second, first]))
+    assert (corrected.episodes.actions.tolist(), corrected.episodes.rewards.tolist()) == ([1], [5.0])
+    assert corrected.episodes.behaviour_probabilities.tolist() == [0.5]
+    assert (corrected.overrides, corrected.costs, corrected.violations) == ((None,), (None,), (None,))
+    assert (again.episodes.actions.tolist(), again.overrides, again.costs) == ([0], ("drill",), (2.0,))
+    assert again.orphans == corrected.orphans == 0
+
+
+@pytest.mark.parametrize(
+    ("done", "holds"),
+    [(4, True), (5, False), ([0.0, 0.0], False)],
+)
+def test_what_a_policy_with_counted_actions_can_do(done: Any, holds: bool) -> None:
+    assert possible(done, 5, None) is holds
+
+
+@pytest.mark.parametrize(
+    ("done", "holds"),
+    [
+        ([2.0, 30.0], True),
+        ([2.0000001, 30.00001], True),
+        ([2.1, 0.0], False),
+        ([0.0, -2.1], False),
+        ([0.0], False),
+        (0, False),
+    ],
+)
+def test_what_a_policy_with_continuous_actions_can_do(done: Any, holds: bool) -> None:
+    assert possible(done, 2, ActionBounds([-2.0, -2.0], [2.0, 30.0])) is holds
+
+
+def test_the_service_refuses_what_is_no_action(save: Callable[..., Any], tmp_path: Any) -> None:
+    assembly = assembled(tmp_path / "state")
+
+    def told(*actions: Any) -> list[dict[str, Any]]:
+        return [{"request_id": "one", "reward": 1.0, "executed": {"action": action}} for action in actions]
+
+    (unknown,) = asked(assembly.application, ("POST", "/v1/rewards", told(99)))
+    assert unknown.status_code == 202, "no policy is loaded whose actions could be known"
+    folder, _ = save()
+    assembly.load("rl_policy", folder, version="v1")
+    count = assembly.shelf.find("rl_policy", "v1").policy.num_actions
+    answers = asked(
+        assembly.application,
+        ("POST", "/v1/rewards", told(count - 1)),
+        ("POST", "/v1/rewards", told(count)),
+        ("POST", "/v1/rewards", told([0.5])),
+        ("POST", "/v1/rewards", told(0, count)),
+    )
+    assert [one.status_code for one in answers] == [202, 422, 422, 422]
+    assert f"{count} is no action" in answers[1].json()["error"] and "send no reward" in answers[1].json()["mend"]
+    assembly.close()
+    (path,) = (tmp_path / "state" / "decisions").glob("*.jsonl")
+    lines = [wire.read_line(line) for line in path.read_bytes().splitlines()]
+    assert [line.executed for line in lines if isinstance(line, wire.RewardLine)] == [
+        wire.Executed(99),
+        wire.Executed(count - 1),
+    ], "of a list all are taken, or none"
 
 
 def test_explored_against_a_naive_look() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -177,6 +178,55 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path: Path, monkeypatc
     assert log.dropped == 2
     log.close()
     assert [line.request_id for line in read_lines(tmp_path)] == [f"r{n}" for n in range(5)]
+    assert log.problem is None
+
+
+def test_a_flush_waits_for_the_line_that_the_thread_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, begun, on = os.write, threading.Event(), threading.Event()
+
+    def slow(handle: int, data: bytes) -> int:
+        begun.set()
+        on.wait(20)
+        return real(handle, bytes(data))
+
+    log = DecisionLog(tmp_path, DecisionLogConfig(flush_interval_s=0.001))
+    with monkeypatch.context() as patched:
+        patched.setattr("rlcourse.serving.decision_log.os.write", slow)
+        log.append(wire.encode(reward("r0", 1.0)))
+        assert begun.wait(20)
+        assert log.waiting == 0, "the thread has taken it, and it is nowhere yet"
+        flushing = threading.Thread(target=log.flush)
+        flushing.start()
+        flushing.join(0.1)
+        assert flushing.is_alive()
+        on.set()
+        flushing.join(20)
+    assert [line.request_id for line in read_lines(tmp_path)] == ["r0"]
+    log.close()
+
+
+def test_without_a_next_file_the_full_one_keeps_its_lines_and_nobody_who_flushes_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def none_left(*_: object) -> int:
+        tries.append(1)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    log = DecisionLog(tmp_path, DecisionLogConfig(rotate_bytes=100, flush_interval_s=1000.0))
+    log.append(wire.encode(reward("r0", 1.0)))
+    log.flush()
+    with monkeypatch.context() as patched:
+        patched.setattr("rlcourse.serving.decision_log.os.open", none_left)
+        for n in range(1, 4):
+            log.append(wire.encode(reward(f"r{n}", 1.0)))
+            log.flush()
+    assert (len(tries), log.waiting) == (1, 3), "after the first failure it is left to the thread"
+    assert log.problem is not None
+    assert [line.request_id for line in read_lines(tmp_path)] == ["r0"]
+    log.close()
+    assert [line.request_id for line in read_lines(tmp_path)] == ["r0", "r1", "r2", "r3"]
     assert log.problem is None
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
+from rlcourse.release.routing import Routing
 from rlcourse.serving.assembly import Assembly, AssemblyConfig
 from rlcourse.serving.decision_log import DecisionLogConfig
 from rlcourse.serving.hot import HttpConfig
+from rlcourse.serving.policies import Artifact
 from rlcourse.serving.server import Head, Heads, ServerConfig, quick_protocol
 from rlcourse.serving.service import ServiceConfig
 from rlcourse.serving.shelf import ShelfConfig
+from tests.serving.test_service import Scripted
 
 OBS = json.dumps({"observation": [0.25, -1.0, 0.5, 2.0]}).encode()
 
@@ -85,16 +89,24 @@ class Connection:
 def connected(save: Callable[..., Any]) -> Callable[..., None]:
     """Run something with as many connections to one service as it takes."""
 
-    def run(story: Callable[..., Awaitable[None]], connections: int = 1, keys: Sequence[str] = ()) -> None:
+    def run(
+        story: Callable[..., Awaitable[None]],
+        connections: int = 1,
+        keys: Sequence[str] = (),
+        state: Path | None = None,
+        log: DecisionLogConfig | None = None,
+    ) -> None:
         async def told() -> None:
-            config = AssemblyConfig(ServerConfig(), HttpConfig(), ServiceConfig(), ShelfConfig(), DecisionLogConfig())
-            assembly = Assembly(config, state=None, keys=keys)
+            log_config = log or DecisionLogConfig()
+            config = AssemblyConfig(ServerConfig(), HttpConfig(), ServiceConfig(), ShelfConfig(), log_config)
+            assembly = Assembly(config, state=state, keys=keys)
             assembly.load("rl_policy", save()[0])
             kind = quick_protocol(assembly.application)
             settings = uvicorn.Config(assembly.application, http=kind, lifespan="off", ws="none", access_log=False)
             settings.load()
             await story(*(Connection(assembly, kind, settings) for _ in range(connections)))
             assembly.application.close()
+            assembly.close()
 
         asyncio.run(told())
 
@@ -185,6 +197,106 @@ def test_a_client_that_does_not_read_is_not_answered_the_short_way(connected: Ca
         assert len(one.paper.answers()) == 1
 
     connected(story)
+
+
+def test_a_slow_version_takes_the_short_way_from_its_own_policy_alone(connected: Callable[..., None]) -> None:
+    async def story(one: Connection) -> None:
+        shelf = one.application.service.shelf
+
+        def load(name: str, version: str, *, inline: bool) -> None:
+            loaded = shelf.warm(name, Artifact(Scripted(), version, None, None))
+            loaded.inline = inline
+            shelf.add(loaded)
+
+        async def answered(asked: bytes) -> bool:
+            """Whether at once; if not, it is waited for."""
+            if found := one.ask(asked):
+                return b"200 OK" in found[0][0]
+            for _ in range(1_000):
+                await asyncio.sleep(0.001)
+                if one.paper.written:
+                    break
+            ((head, _),) = one.paper.answers()
+            assert b"200 OK" in head
+            return False
+
+        body = b'{"observation": [0.25, -1.0], "deadline_ms": 20000}'
+        other = request(body).replace(b"rl_policy", b"other")
+        load("other", "v1", inline=True)
+        for _ in range(2):
+            assert [await answered(asked) for asked in (request(), other)] == [True, True]
+        load("other", "v2", inline=False)
+        shelf.route("other", Routing("v1", shadow="v2"))
+        for _ in range(2):
+            assert [await answered(asked) for asked in (request(), other)] == [True, False]
+        shelf.route("other", Routing("v1"))
+        shelf.unload("other", "v2")
+        assert [await answered(asked) for asked in (request(), other)] == [True, True]
+        one.application.service.shadows.close()
+
+    connected(story)
+
+
+LONG = 1000.0
+"""Seconds that no test lasts: what is written within them, the log's thread has not written."""
+
+
+def logged(state: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (state / "decisions").iterdir())
+
+
+def test_answers_go_out_after_their_lines_and_together(connected: Callable[..., None], tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watching(Paper):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            seen.append(logged(tmp_path))
+            super().write(data)
+
+    async def story(*all_: Connection) -> None:
+        for one in all_:
+            one.paper = Watching()
+            one.protocol.transport = one.paper
+        for turn in range(2):
+            seen.clear()
+            for one in all_:
+                assert one.ask(request()) == [], "it waits for its line"
+            assert logged(tmp_path) == 3 * turn
+            await asyncio.sleep(0)
+            assert seen == [3 * turn + 3] * 3, "one write for all of them, before the first of them"
+            assert [len(one.paper.answers()) for one in all_] == [1, 1, 1]
+
+    connected(story, 3, state=tmp_path, log=DecisionLogConfig(flush_interval_s=LONG))
+
+
+def test_what_is_sent_or_closed_at_once_does_not_overtake_an_answer(
+    connected: Callable[..., None], tmp_path: Path
+) -> None:
+    async def story(garbage: Connection, half: Connection, ending: Connection, last: Connection) -> None:
+        garbage.protocol.data_received(request() + b"\x00\x01 nothing\r\n\r\n")
+        assert garbage.paper.written.startswith(b"HTTP/1.1 200 OK") and b"HTTP/1.1 400" in garbage.paper.written
+        half.protocol.data_received(request())
+        half.protocol.eof_received()
+        ending.protocol.data_received(request())
+        ending.protocol.shutdown()
+        for one in (half, ending):
+            assert one.paper.written.startswith(b"HTTP/1.1 200 OK")
+        assert ending.paper.closed
+        last.protocol.data_received(request(OBS, "Connection: close"))
+        assert not last.paper.closed
+        await asyncio.sleep(0)
+        assert last.paper.closed and b"connection: close" in last.paper.written
+
+    connected(story, 4, state=tmp_path, log=DecisionLogConfig(flush_interval_s=LONG))
+
+
+def test_batched_lines_keep_nobody_waiting(connected: Callable[..., None], tmp_path: Path) -> None:
+    async def story(one: Connection) -> None:
+        assert len(one.ask(request())) == 1
+        assert logged(tmp_path) == 0
+
+    connected(story, state=tmp_path, log=DecisionLogConfig(durability="batched", flush_interval_s=LONG))
+    assert logged(tmp_path) == 1, "closing writes them out"
 
 
 def test_heads_are_bounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
@@ -22,6 +23,7 @@ from rlcourse.serving.decision_log import read_all_lines, read_lines
 from rlcourse.serving.following import LogFollower
 from rlcourse.serving.mirrored import mirrored, report_of
 from rlcourse.serving.policies import Artifact, read_artifact
+from rlcourse.serving.prepared import Prepared
 from rlcourse.serving.service import NullWatcher, PolicyService
 from rlcourse.serving.shadows import Shadows
 from tests.serving.test_assembly import ACT, asked, assembled
@@ -137,15 +139,54 @@ def test_a_shadow_that_hangs_fills_its_queue_and_no_more() -> None:
     assert loaded is not None
     loaded.policy = slow
     slow.does = hangs
-    client, most = InProcessClient(made), made.shadows._max_waiting
+    client, most = InProcessClient(made), made.shadows._max_rows
     client.act([0.0, 0.0])
     assert asked_.wait(60.0)
     answers = [client.act([0.0, 0.0]) for _ in range(most + 7)]
     assert {one.version for one in answers} == {"v1"}
-    assert made.shadows.dropped == 7
+    assert made.shadows.dropped == 8  # the one that hangs takes room, too
     assert shadow_lines(lines) == []
     go_on.set()
     made.shadows.close()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fit"),
+    [
+        ({"_max_rows": 10_000}, 2),  # 4,000 each
+        ({"_max_bytes": 4_000 * (2 * 4 + 8)}, 1),  # two numbers of 4 bytes and an action
+        ({"_max_bytes": 4_000 * (2 * 4 + 8) - 1}, 0),
+    ],
+)
+def test_batches_for_a_slow_shadow_fill_its_queue_by_their_rows_and_bytes(
+    bounds: dict[str, int], fit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(scripted(), "v2", None, None))
+    with monkeypatch.context() as stuck:
+        stuck.setattr(made.shadows, "_thread", threading.current_thread())  # one that does not work
+        for name, bound in bounds.items():
+            stuck.setattr(made.shadows, name, bound)
+        for _ in range(5):
+            assert InProcessClient(made).act_batch([[0.0, 0.0]] * 4_000).version == "v1"
+        assert (len(made.shadows._queue), made.shadows.dropped) == (fit, 5 - fit)
+        assert made.shadows.waiting == (fit * 4_000, fit * 4_000 * 16)
+        made.shadows._drain()
+    assert made.shadows.waiting == (0, 0)
+    assert [np.size(np.asarray(line.action)) for line in shadow_lines(lines)] == [4_000] * fit
+
+
+def test_a_copy_that_waits_holds_nothing_of_the_request_but_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(scripted(), "v2", None, None))
+    monkeypatch.setattr(made.shadows, "_thread", threading.current_thread())
+
+    def held() -> int:
+        gc.collect()
+        return sum(type(one) in (Prepared, wire.ActionRequest) for one in gc.get_objects())
+
+    before = held()
+    InProcessClient(made).act_batch([[0.0, 0.0]] * 10, session="s", mask=[True, True, False])
+    assert len(made.shadows._queue) == 1
+    assert held() == before
 
 
 def test_a_recurrent_shadow_has_memories_of_its_own(save: Callable[..., Any]) -> None:
@@ -208,7 +249,7 @@ def test_what_is_to_be_forgotten_waits_in_the_same_bound(
     made.shadows.forget(loaded, "s")
     assert not made.shadows._queue, "nothing was asked yet"
     monkeypatch.setattr(made.shadows, "_thread", threading.current_thread())  # one that does not work
-    most = made.shadows._max_waiting
+    most = made.shadows._max_rows
     for _ in range(most + 5):
         made.shadows.forget(loaded, "s")
     assert (len(made.shadows._queue), made.shadows.dropped) == (most, 5)
@@ -304,15 +345,11 @@ def test_what_a_shadow_did_is_in_the_metrics_apart(tmp_path: Path) -> None:
     assert not [line for line in lines if line.startswith("rl_decisions_total") and "v2" in line]
 
 
-def test_a_queue_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize("bound", ["max_rows", "max_bytes"])
+def test_a_queue_of_nothing_is_refused(bound: str) -> None:
     made, log = service()
+    nothing: dict[str, Any] = {bound: 0}
     with pytest.raises(ConfigError):
         Shadows(
-            made.ask,
-            made.rng,
-            clock=time.monotonic,
-            wall=time.time,
-            recorder=log,
-            watcher=NullWatcher(),
-            max_waiting=0,
+            made.ask, made.rng, clock=time.monotonic, wall=time.time, recorder=log, watcher=NullWatcher(), **nothing
         )

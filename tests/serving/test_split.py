@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlcourse.deployment.artifact import PolicyArtifact
+from rlcourse.deployment.numpy_policy import NumpyPolicy
 from rlcourse.errors import ArtifactError, ConfigError
 from rlcourse.release.assignment import in_canary
 from rlcourse.release.routing import Routing
 from rlcourse.serving.client import InProcessClient
+from rlcourse.serving.continuous import ActionBounds, SavedContinuousPolicy
 from rlcourse.serving.http import management
-from rlcourse.serving.policies import Artifact, read_artifact
+from rlcourse.serving.policies import Artifact, Decided, Floats, read_artifact
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.service import PolicyService
+from tests.deployment.policies import policy_of
 from tests.serving.test_assembly import asked, assembled
 from tests.serving.test_service import Scripted, service
 
@@ -153,6 +158,54 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing() -> None:
     shelf.route("rl_policy", Routing("v1", "wide", 0.0))  # it only stands by
 
 
+class Remembers(Scripted):
+    """Keeps a number."""
+
+    memory_size = 1
+
+    def first_memory(self, batch_size: int) -> Floats:
+        return np.zeros((batch_size, 1), np.float32)
+
+    def decide(self, obs: Floats, *, memory: Floats | None, **more: Any) -> Decided:
+        return super().decide(obs, memory=memory, **more)._replace(memory=memory)
+
+
+def bounded(version: str, low: float, high: float) -> Artifact:
+    policy = policy_of("gaussian", 0)
+    artifact = PolicyArtifact.from_policy(policy, algorithm="ppo", env_id="Task-v0")
+    weights = {name: value.numpy() for name, value in artifact.weights.items()}
+    read = SavedContinuousPolicy(NumpyPolicy(artifact.description, weights, version))
+    read.bounds = ActionBounds([low] * 2, [high] * 2)
+    return Artifact(read, version, None, None, read.bounds)
+
+
+@pytest.mark.parametrize(
+    ("default", "other", "says"),
+    [
+        (Artifact(Scripted(), "v1", None, None), Artifact(Remembers(), "v2", None, None), "v2 .* remembers sessions"),
+        (bounded("v1", -1.0, 1.0), bounded("v2", -2.0, 1.0), "other bounds than v1"),
+        (bounded("v1", -1.0, 1.0), bounded("v2", -1.0, 2.0), "other bounds than v1"),
+    ],
+)
+def test_who_expects_the_default_is_not_answered_by_another_kind(default: Artifact, other: Artifact, says: str) -> None:
+    made, _ = service(default, other)
+    with pytest.raises(Refused, match=rf"{says}.*Let clients name it") as refused:
+        made.shelf.route("rl_policy", Routing("v1", "v2", 0.5))
+    assert refused.value.status == 409
+    for fine in (Routing("v1", "v2", 0.0), Routing("v1", shadow="v2"), Routing("v2")):
+        made.shelf.route("rl_policy", fine)
+
+
+def test_a_canary_that_answers_whatever_the_default_does_is_let_in() -> None:
+    for default, other in (
+        (Artifact(Remembers(), "v1", None, None), Artifact(Remembers(), "v2", None, None)),
+        (Artifact(Remembers(), "v1", None, None), Artifact(Scripted(), "v2", None, None)),
+        (bounded("v1", -1.0, 1.0), bounded("v2", -1.0, 1.0)),
+    ):
+        made, _ = service(default, other)
+        made.shelf.route("rl_policy", Routing("v1", "v2", 0.5))
+
+
 def app_of(assembly: Any) -> Any:
     return management(assembly.service, read=read_artifact, changed=assembly.note_shelf)
 
@@ -244,6 +297,60 @@ def test_a_trial_whose_folder_is_gone_ends_and_a_damaged_state_says_so(
     old = routed(state, folders[0])
     assert old.shelf.entries["rl_policy"].split.routing == Routing("v1")
     old.close()
+
+
+def test_a_trial_that_no_longer_fits_does_not_keep_the_default_from_answering(
+    save: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders, state = [save("logits")[0], save("recurrent")[0]], tmp_path / "state"
+    first = routed(state, *folders)
+    first.close()
+    known = json.loads((state / "shelf.json").read_text())
+    known["rl_policy"]["routing"] = Routing("v1", "v2", 0.5, "r7").to_json()  # as an earlier release let it in
+    (state / "shelf.json").write_text(json.dumps(known))
+    again = routed(state, *folders)
+    assert again.shelf.entries["rl_policy"].split.routing == Routing("v1")
+    assert "v1 alone answers: v2 of rl_policy remembers sessions" in caplog.text
+    again.close()
+
+
+def test_a_service_without_a_state_folder_says_once_that_it_will_forget(
+    save: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assembly = assembled()
+    for seed in (1, 2):
+        assembly.load("rl_policy", save("logits", seed)[0], version=f"v{seed}")
+    assembly.restore()
+    assert caplog.text == ""
+    for share in (0.1, 0.2):
+        asked(app_of(assembly), ("PUT", f"{MANAGED}/trial", {"version": "v2", "share": share}))
+    assert caplog.text.count("Start with --state FOLDER") == 1
+
+
+@pytest.mark.parametrize("part", [{"trial": "v2", "share": 0.5}, {"shadow": "v2"}])
+def test_a_version_that_cannot_be_the_default_is_not_left_behind(
+    part: dict[str, Any], save: Callable[..., Any], tmp_path: Path
+) -> None:
+    assembly = routed(tmp_path / "state", *(save("logits", seed)[0] for seed in range(2)))
+    app = app_of(assembly)
+    asked(app, ("PUT", f"{MANAGED}/routing", {"live": "v1", **part}))
+    (before,), noted = asked(app, ("GET", "/v1/policies", None)), (tmp_path / "state" / "shelf.json").read_text()
+    wanted = {"path": str(save("gaussian")[0]), "version": "v3"}
+    refused, after = asked(
+        app, ("POST", f"{MANAGED}/versions", {**wanted, "default": True}), ("GET", "/v1/policies", None)
+    )
+    assert (refused.status_code, after.json()) == (409, before.json())
+    assert "End its trial" in refused.json()["mend"]
+    assert (tmp_path / "state" / "shelf.json").read_text() == noted
+    assert assembly.shelf.slow == set()
+    done, ended, switched = asked(
+        app,
+        ("POST", f"{MANAGED}/versions", wanted),
+        ("PUT", f"{MANAGED}/routing", {"live": "v1"}),
+        ("PUT", f"{MANAGED}/default", {"version": "v3"}),
+    )
+    assert (done.status_code, ended.status_code, switched.json()["default"]) == (201, 200, "v3")
+    assembly.close()
 
 
 def test_the_share_is_in_the_metrics(save: Callable[..., Any]) -> None:

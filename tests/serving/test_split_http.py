@@ -17,12 +17,14 @@ import torch
 
 from rlcourse.release.adapters.service import ServiceRouter
 from rlcourse.release.assignment import in_canary
+from rlcourse.release.controller import Controller
 from rlcourse.release.routing import Routing
 from rlcourse.release.state import read_state
 from rlcourse.serving import wire
 from rlcourse.serving.decision_log import read_all_lines, read_lines
 from rlcourse.serving.mirrored import mirrored, report_of
-from tests.release.test_controller import ENDS, Clock, Countdown, drive
+from tests.release.pieces import evidence, verdict
+from tests.release.test_controller import ENDS, RELEASE, Clock, Countdown, drive
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one_at_a_time")]
 SESSIONS = [f"room-{n}" for n in range(150)]
@@ -142,6 +144,28 @@ def test_a_shadow_under_load_is_in_the_log_and_in_no_answer(
     same = [int(save("logits", seed)[1].act(torch.full((1, 4), 0.5), greedy=True)) for seed in (1, 2)]
     assert report.agreement == float(same[0] == same[1])
     assert {one.shadow_action for one in mirrored(read_all_lines(folder), "v2")} == {same[1]}
+
+
+def test_a_service_without_a_state_folder_says_so_and_the_release_notices_that_it_forgot(
+    save: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    def router_of(server: Any) -> ServiceRouter:
+        return ServiceRouter(server.management, "rl_policy", timeout_s=20.0)
+
+    server, clock = serve(*two(save)), Clock()
+    controller = Controller.start(tmp_path, RELEASE, router_of(server), who="mia", why="", clock=clock)
+    controller.override("advance", "mia", "quickly")
+    server.kill()
+    assert server.process.stderr.read().count("--state FOLDER") == 1
+    server = serve(*two(save))
+    router = router_of(server)
+    assert router.current() == Routing("v1")
+    controller = Controller(tmp_path, router, clock=clock)
+    answer = controller.tick(evidence(1.0, at=clock.now), verdict())
+    assert (answer.answer, answer.reasons[0].code) == ("hold", "router_forgot")
+    assert (controller.state().status, router.current()) == ("paused", Routing("v1"))
+    controller.override("resume", "mia", "it has a folder now")
+    assert router.current() == RELEASE.routing(1)
 
 
 @pytest.mark.parametrize("scenario", ["good", "harm", "kill"])

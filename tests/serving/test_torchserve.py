@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import stat
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -38,6 +42,7 @@ from rlcourse.serving.torchserve import (
     read_archive,
 )
 from rlcourse.serving.torchserve_handler import PolicyHandler
+from rlcourse.serving.torchserve_ports import demand_free
 from rlcourse.serving.torchserve_state import forget_old, in_order, remembered, snapshots
 from tests.deployment.policies import KINDS, artifact_of
 
@@ -122,6 +127,8 @@ def test_the_handler_answers_as_the_policy_does(kind: str, tmp_path: Path) -> No
         ({"observation": [1, 2, 3, 4], "mask": [1, 1, 1]}, "3 booleans"),
         ({"observation": [1, 2, 3, 4], "memory": [0.0]}, "'memory' means nothing"),
         ({"observation": [1, 2, 3, 4], "greedy": 1}, "true or false"),
+        ({"observation": [1, 2, 3, 4], "deterministic": [1]}, "true or false"),
+        ({"observation": [1, 2, 3, 4], "deterministic": True, "greedy": False}, "which means the same"),
     ],
     ids=str,
 )
@@ -141,11 +148,13 @@ def test_many_rows_in_one_request_and_sampling(tmp_path: Path) -> None:
     handler, context = handler_of(tmp_path, artifact)
     rows = [[1.0, 0.0, -1.0, 0.5]] * 20_000
     torch.manual_seed(0)
-    data = [{"body": json.dumps({"observation": rows, "greedy": False, "mask": [[True, True, False]] * 20_000})}]
-    (answer,) = [json.loads(text) for text in handler.handle(data, context)]
-    assert len(answer["action"]) == len(answer["probabilities"]) == 20_000 and answer["version"] == "1"
-    assert np.mean(np.array(answer["action"]) == 1) == pytest.approx(answer["probabilities"][0][1], abs=0.018)
-    assert 2 not in answer["action"]
+    asked = {"observation": rows, "mask": [[True, True, False]] * 20_000}
+    data = [{"body": json.dumps({**asked, word: False})} for word in ("greedy", "deterministic")]
+    for text in handler.handle(data, context):
+        answer = json.loads(text)
+        assert len(answer["action"]) == len(answer["probabilities"]) == 20_000 and answer["version"] == "1"
+        assert np.mean(np.array(answer["action"]) == 1) == pytest.approx(answer["probabilities"][0][1], abs=0.018)
+        assert 2 not in answer["action"]
 
 
 @pytest.mark.parametrize("kind", ["free-gaussian", "squashed-gaussian", "deterministic"])
@@ -294,16 +303,102 @@ def test_without_its_packages_the_mend_is_said(tmp_path: Path, monkeypatch: pyte
         archive(artifact_of("tanh"), tmp_path / "a.mar", name="rl_policy", version="1")
 
 
+@pytest.mark.parametrize("offset", range(5))
+@pytest.mark.parametrize("listens", [True, False])
+def test_each_of_the_five_ports_that_is_taken_is_named_at_once(
+    offset: int, listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starts(*_: object) -> None:
+        raise AssertionError("It was started all the same.")
+
+    monkeypatch.setattr("rlcourse.serving.torchserve.find_java", lambda: tmp_path / "bin" / "java")
+    monkeypatch.setattr(TorchServe, "_start", starts)
+    file = archive(artifact_of("tanh"), tmp_path / "a.mar", name="rl_policy", version="1")
+    port = _free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port + offset))
+        if listens:  # otherwise it is as the port of a connection that goes out, which answers nobody
+            other.listen()
+        with pytest.raises(ServerError) as refused:
+            TorchServe([file], TorchServeConfig(port=port)).__enter__()
+    said = (
+        f"the ports {port} to {port + 4} of 127.0.0.1, and port {port + offset} cannot be had: Address already in use."
+    )
+    assert refused.value.problem.endswith(said)
+    assert "--port" in refused.value.mend
+    demand_free(port)
+
+
+def test_connections_that_have_ended_and_linger_take_no_port(tmp_path: Path) -> None:
+    port = _free_port()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            listener.accept()[0].close()  # who closes first is the one whose port lingers
+            assert client.recv(1) == b""
+    with socket.socket() as probe, pytest.raises(OSError, match="in use"):
+        probe.bind(("127.0.0.1", port))
+    demand_free(port)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (
+            "Caused by: io.netty: bind(..) failed: Address already in use",
+            "taken while it started: Address already in use",
+        ),
+        ("java.lang.OutOfMemoryError", "ended with status 0: java.lang.OutOfMemoryError"),
+    ],
+)
+def test_why_a_server_ended_is_said_in_one_line(log: str, says: str, tmp_path: Path) -> None:
+    file, port = archive(artifact_of("tanh"), tmp_path / "a.mar", name="rl_policy", version="1"), _free_port()
+    server = TorchServe([file], TorchServeConfig(port=port))
+    (tmp_path / "log").write_text(log)
+    server._folder, server._process = tmp_path, subprocess.Popen([sys.executable, "-c", ""])
+    server._process.wait(60)
+    with pytest.raises(ServerError) as refused:
+        server._wait()
+    assert says in refused.value.problem
+    assert "\n" not in str(refused.value)
+    assert (f"{port} to {port + 4}" in refused.value.problem) == ("in use" in log)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("one_at_a_time")
-def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> None:
+def test_torchserve_answers_as_http_onnx_numpy_and_the_policy_do(tmp_path: Path, serve: Callable[..., Any]) -> None:
     artifact, other = artifact_of("tanh"), artifact_of("tanh", seed=1)
     first = archive(artifact, tmp_path / "1.mar", name="rl_policy", version="1")
     second = archive(other, tmp_path / "2.mar", name="rl_policy", version="2")
     export(artifact, "onnx", tmp_path / "policy.onnx")
     export(artifact, "numpy", tmp_path / "policy.zip")
+    artifact.save(tmp_path / "policy")
+    ours = serve(tmp_path / "policy", "--deadline-s", "30")
     asked = questions(artifact, 400, seed=5)
     port = _free_port()
+
+    def told(asked: Arrays, answers: list[dict[str, Any]]) -> Arrays:
+        """Our service tells the probability of its action alone; the others' are put beside it."""
+        action = np.array([answer["action"] for answer in answers])
+        probabilities = reference(artifact, asked).answers["probabilities"].copy()
+        probabilities[np.arange(len(action)), action] = [answer["confidence"] for answer in answers]
+        assert {answer["fallback"] for answer in answers} == {None}
+        return {"action": action, "probabilities": probabilities}
+
+    def over_http(asked: Arrays) -> Arrays:
+        with httpx.Client(timeout=60) as client:
+            found = [client.post(f"{ours.url}/predictions/rl_policy", json=body) for body in requests_of(asked)]
+        return told(asked, [answer.raise_for_status().json() for answer in found])
+
+    def over_http_at_once(asked: Arrays) -> Arrays:
+        whole = {name: value.tolist() for name, value in asked.items()}
+        said = httpx.post(f"{ours.url}/predictions/rl_policy", json=whole, timeout=60).raise_for_status().json()
+        columns = [said["action"], said["confidence"]]
+        rows = [{"action": a, "confidence": c, "fallback": said["fallback"]} for a, c in zip(*columns, strict=True)]
+        return told(asked, rows)
+
     with TorchServe([first], TorchServeConfig(port=port)) as server:
         folder = server._folder
         assert folder is not None
@@ -327,14 +422,25 @@ def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> N
         forms: dict[str, Answerer] = {
             "TorchServe": one_by_one,
             "TorchServe in one request": all_at_once,
+            "HTTP": over_http,
+            "HTTP in one request": over_http_at_once,
             "onnx": OnnxPolicy(tmp_path / "policy.onnx"),
             "numpy": numpy_answerer(NumpyPolicy.load(tmp_path / "policy.zip")),
         }
         for form, answerer in forms.items():
             assert compare(form, artifact, answerer, count=400, seed=5).holds
-        truth = reference(artifact, asked).answers
-        for answerer in forms.values():
-            np.testing.assert_allclose(answerer(asked)["probabilities"], truth["probabilities"], atol=1e-5)
+        for questioned in (asked, edges()):
+            truth = reference(artifact, questioned).answers
+            assert np.isfinite(truth["probabilities"]).all()
+            for form, answerer in forms.items():
+                said = answerer(questioned)
+                np.testing.assert_array_equal(said["action"], truth["action"], form)
+                np.testing.assert_allclose(said["probabilities"], truth["probabilities"], atol=1e-5, err_msg=form)
+        for unusable in ([1.0, None, 0.0, 0.0], [1e39, 0.0, 0.0, 0.0]):
+            # What is no observation the one refuses and the other answers with its fallback: a deliberate difference.
+            assert predict(port, "rl_policy", {"observation": unusable})[0] == 400
+            answer = httpx.post(f"{ours.url}/predictions/rl_policy", json={"observation": unusable})
+            assert (answer.status_code, answer.json()["fallback"]) == (200, "non_finite")
 
         status, answer = predict(port, "rl_policy", {"observation": [1]})
         assert status == 400 and "4 numbers" in answer["error"]
@@ -359,8 +465,8 @@ def test_torchserve_answers_as_onnx_numpy_and_the_policy_do(tmp_path: Path) -> N
 
         scraped = metrics(port + 2)
         assert 'ts_inference_requests_total{model_name="rl_policy",model_version="default"' in scraped
-        with pytest.raises(ServerError, match="ended with status"):
-            TorchServe([first], TorchServeConfig(port=port)).__enter__()  # the port is taken
+        with pytest.raises(ServerError, match=f"{port} to {port + 4}"):
+            TorchServe([first], TorchServeConfig(port=port)).__enter__()  # the ports are taken
     assert not folder.exists()
     for offset in range(5):
         with socket.socket() as probe:
@@ -426,14 +532,51 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert not _listens(port)
 
 
+def edges() -> Arrays:
+    """Observations at the ends of what float32 can hold, under every mask that allows something."""
+    rows = [
+        [0.0] * 4,
+        [-0.0] * 4,
+        [1e-45] * 4,  # the smallest that is not 0
+        [-1e-45, 1e-45, 0.0, -0.0],
+        [1e30] * 4,
+        [-1e30] * 4,
+        [1e30, -1e30, 1e-30, -1e-30],
+        [16777217.0, -16777217.0, 0.1, -0.1],  # no float32 holds these
+    ]
+    masks = [[bool(number & 1), bool(number & 2), bool(number & 4)] for number in range(1, 8)]
+    pairs = [(row, mask) for row in rows for mask in masks]
+    return {
+        "observation": np.array([row for row, _ in pairs], np.float32),
+        "mask": np.array([mask for _, mask in pairs], np.bool_),
+    }
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:
-    """The first of five ports in a row that nobody uses."""
-    for port in range(20_000 + os.getpid() % 10_000, 60_000, 5):
-        if not any(_listens(port + offset) for offset in range(5)):
+    """The first of five ports in a row that nobody uses in any way; never the same five again.
+
+    A port that answers nobody may still be taken: by a connection that goes out, or one that has just ended.
+    """
+    for port in _BLOCKS:
+        with ExitStack() as held:
+            try:
+                for offset in range(5):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            except OSError:
+                continue
             return port
     raise AssertionError("no free ports")
+
+
+def _blocks() -> Iterator[int]:
+    starts = list(range(10_000, 32_760, 5))  # from 32768 on the system gives ports to connections that go out
+    random.SystemRandom().shuffle(starts)  # another process of the same run must not begin with the same ones
+    yield from starts
+
+
+_BLOCKS = _blocks()
