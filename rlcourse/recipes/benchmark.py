@@ -18,6 +18,7 @@ from rlcourse.errors import ConfigError, UnknownAlgorithmError, UnknownEnvironme
 from rlcourse.evaluation.solved import solved_return
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
+from rlcourse.recipes.benchmark_policies import POLICY, artifact_of, can_be_saved, hand_out, refuse_others
 from rlcourse.recipes.benchmark_report import describe, readable
 from rlcourse.recipes.common import Common, hardware, plain, report, say, show_result, versions, write_report
 from rlcourse.recipes.parallel import RESULT, Failure, check_jobs, cores, finish, is_finished, result
@@ -25,12 +26,11 @@ from rlcourse.recipes.pictures import benchmark_picture, check_format
 from rlcourse.training.online import BASELINES, ONLINE_ALGORITHMS, online_settings, train_online
 from rlcourse.training.runs import TrainingRun
 from rlcourse.training.scripted import scripted_policy
-from rlcourse.training.trackers import make_tracker
-from rlcourse.vocabulary import ContinuousActions, Tracker
+from rlcourse.training.trackers import check_places, tracker_for
+from rlcourse.vocabulary import ContinuousActions, Policy, Tracker
 
 SB3 = "sb3-"
 ALGORITHMS = (*ONLINE_ALGORITHMS, "sb3-ppo", "sb3-dqn", "sb3-sac")
-ONE_RUN_TRACKERS = ("csv", "tensorboard", "prometheus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class Benchmark(Common):
     env: tuple[str, ...] = ("CartPole-v1",)
     """Gymnasium names, or module:name to import the module that registers it."""
     algorithms: tuple[str, ...] = ("dqn", "ppo", "random")
-    """Of ppo, dqn, sac, random, scripted, sb3-ppo, sb3-dqn and sb3-sac (stable-baselines3's)."""
+    """Of ppo, recurrent-ppo (with a memory), dqn, sac, random, scripted, sb3-ppo, sb3-dqn and sb3-sac
+    (stable-baselines3's)."""
     trials: int = 5
     """Runs of each algorithm on each environment, with the seeds from --seed on. Five give a rough interval."""
     num_steps: int | None = None
@@ -57,6 +58,9 @@ class Benchmark(Common):
     """Trials at a time; by default as many as there are cores, and 1 on a GPU."""
     folder: Path = Path("runs/benchmark")
     """Where finished trials are kept."""
+    output_policies: Path | None = None
+    """Write each trial's policy to this folder, as ENV-ALGORITHM-SEED, ready for rlcourse serve http. Policies of random,
+    scripted and stable-baselines3 are none that can be saved."""
     output: Path | None = None
     """Write the report, as --json does, to this file."""
     plot: Path | None = None
@@ -77,15 +81,12 @@ class Benchmark(Common):
             check_jobs(self.jobs)
         if self.baseline is not None and self.baseline not in self.algorithms:
             raise ConfigError(f"The baseline {self.baseline!r} does not run.", mend="Name it among the --algorithms.")
-        for word in (self.tracker or "").split(","):
-            kind, _, where = word.partition(":")
-            if kind.strip() == "prometheus" and where.strip().isdecimal():
-                if self.jobs != 1:
-                    raise ConfigError(f"{word!r} is one port, and trials run side by side.", mend="Add --jobs 1.")
-                continue
-            if kind.strip() in ONE_RUN_TRACKERS and "{run}" not in word:
-                place = f"{word.removesuffix('.prom')}/{{run}}{'.prom' if kind.strip() == 'prometheus' else ''}"
-                raise ConfigError(f"{word!r} holds one run, and there are many.", mend=f"Write {place}.")
+        if self.output_policies is not None and not any(map(can_be_saved, self.algorithms)):
+            raise ConfigError(
+                f"No policy of {' '.join(self.algorithms)} can be saved.",
+                mend="Leave --output-policies out, or name ppo, recurrent-ppo, dqn or sac among the --algorithms.",
+            )
+        check_places(self.tracker, side_by_side=None if self.jobs == 1 else "Add --jobs 1.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def run(config: Benchmark) -> int:
     device = resolve_device(config.device)
     jobs = config.jobs or (1 if device.type == "cuda" else cores())
     trials = _trials(config, str(device))
+    if config.output_policies is not None:
+        refuse_others(config.output_policies, trials)  # before the work, not after it
     failures = finish(trials, execute, jobs=jobs, unit="trial")
     finished = [trial for trial in trials if is_finished(trial)]
     rows = [_row(result(trial)) for trial in finished]
@@ -125,6 +128,9 @@ def run(config: Benchmark) -> int:
     if config.plot is not None and rows:
         benchmark_picture(config.plot, found)
         say(f"picture written to {config.plot}")
+    if config.output_policies is not None:
+        written = hand_out(config.output_policies, finished)
+        say(f"{written} policies written to {config.output_policies}")
     content = report(
         "benchmark",
         config,
@@ -153,6 +159,7 @@ def execute(trial: Trial) -> None:
         closing(tracker_of(trial)) as to,
     ):
         seeds, steps = Seeds(trial.seed), trial.num_steps
+        policy: Policy | None = None
         if trial.algorithm.startswith(SB3):
             from rlcourse.training import sb3  # its library takes seconds to load, and need not be there
 
@@ -166,7 +173,7 @@ def execute(trial: Trial) -> None:
                 tracker=to,
             )
         else:
-            outcome, _ = train_online(
+            outcome, policy = train_online(
                 trial.algorithm,
                 trial.env,
                 seeds=seeds,
@@ -176,13 +183,14 @@ def execute(trial: Trial) -> None:
                 tracker=to,
             )
     with atomic_directory(trial.folder) as part:
+        if policy is not None and can_be_saved(trial.algorithm):
+            artifact_of(trial, policy, outcome).save(part / POLICY)
         write_json(part / RESULT, plain({**result_row(trial, outcome), **_circumstances(trial)}))
 
 
 def tracker_of(trial: Trial) -> Tracker:
     """Where a trial's metrics go."""
-    words = (trial.tracker or "null").replace("{run}", trial.name)
-    return make_tracker(words, run=trial.name, threshold=solved_return(trial.env))
+    return tracker_for(trial.tracker, trial.name, threshold=solved_return(trial.env))
 
 
 def result_row(trial: Trial, outcome: TrainingRun) -> dict[str, Any]:
@@ -283,7 +291,7 @@ def settings_for(algorithm: str, env_id: str) -> Any:
         return sb3.sb3_settings(algorithm, env_id)
     env = make(env_id, 1, seeds=Seeds(0))
     continuous = isinstance(env.actions, ContinuousActions)
-    if (algorithm == "dqn" and continuous) or (algorithm == "sac" and not continuous):
+    if (algorithm in ("dqn", "recurrent-ppo") and continuous) or (algorithm == "sac" and not continuous):
         kind, other = ("continuous", "sac") if continuous else ("discrete", "dqn")
         raise ConfigError(
             f"{algorithm} cannot act in {env_id}: its actions are {kind}.", mend=f"Use ppo or {other} there."

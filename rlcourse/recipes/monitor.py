@@ -29,6 +29,7 @@ from rlcourse.monitoring.query_api import QueryApi
 from rlcourse.monitoring.replay import failures
 from rlcourse.monitoring.rule_cases import case_files
 from rlcourse.monitoring.rules import RuleGroup, rule_file
+from rlcourse.monitoring.runbooks import runbook_document
 from rlcourse.monitoring.scraping import Target, target
 from rlcourse.monitoring.slo import slo_document
 from rlcourse.monitoring.stack import ALERTMANAGER, PROMETHEUS, RULES, Stack, StackConfig, prometheus_file
@@ -37,7 +38,7 @@ from rlcourse.recipes.common import NO_PREFIX, Common, report, say, show_result,
 from rlcourse.release.adapters.prometheus import SERIES
 
 DAY_S = 86_400.0
-DASHBOARD, PROMISES, SIGNALS = "dashboard.json", "slo.md", "signals.md"
+DASHBOARD, PROMISES, RUNBOOK, SIGNALS = "dashboard.json", "slo.md", "runbooks.md", "signals.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class Monitoring(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Render(Monitoring):
-    """Write the rules, their unit tests, Alertmanager's routing, the dashboard, the promises and the list of signals as files.
+    """Write the rules, their unit tests, Alertmanager's routing, the dashboard, promises, runbooks and signals as files.
 
     The files are for a Prometheus, an Alertmanager and a Grafana of your own. promtool and amtool check them where they
     are installed. Unit tests are written for the default limits, which are what they are about.
@@ -174,6 +175,7 @@ def files_of(config: Monitoring) -> dict[str, str]:
         PROMETHEUS: prometheus_file(config.stack, config.watched),
         ALERTMANAGER: alertmanager_file(config.alerting),
         PROMISES: slo_document(slos(config.limits), groups),
+        RUNBOOK: runbook_document(groups),
         SIGNALS: f"# Signals, and who writes them\n\n{signals_table()}",
     }
     if isinstance(config, Render):  # nobody looks at Grafana while the stack runs

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +23,12 @@ from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.files import atomic_directory, write_json
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, table, write_report
-from rlcourse.recipes.offline_train import result_row, train_once
+from rlcourse.recipes.offline_train import result_row, run_name, train_once
 from rlcourse.recipes.parallel import RESULT, finish, result
 from rlcourse.recipes.pictures import check_format, comparison_picture
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs
 from rlcourse.training.offline import OfflineTrainingConfig
+from rlcourse.training.trackers import check_places, tracker_for
 
 BASELINE = "bc"
 
@@ -57,6 +59,9 @@ class Compare(Common):
     """Folder for finished runs and for the chosen policy (policy/)."""
     plot: Path | None = None
     """Draw learning curves and intervals to this file (.png, .svg or .pdf)."""
+    tracker: str | None = None
+    """Where metrics go while training, for example csv:runs/{run}.csv or mlflow; {run} becomes a run's name, as cql-0.
+    With --jobs 1 also prometheus:PORT."""
     root: Path | None = None
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
 
@@ -70,6 +75,7 @@ class Compare(Common):
                 f"{self.seeds} seeds and {self.jobs} jobs.",
                 mend="An interval needs 2 seeds or more, a run needs 1 job.",
             )
+        check_places(self.tracker, side_by_side=None if self.jobs == 1 else "Add --jobs 1.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class _Task:
     settings: OfflineConfigs
     device: str
     folder: Path
+    tracker: str | None
 
     @property
     def name(self) -> str:
@@ -141,13 +148,24 @@ def _tasks(config: Compare, dataset: Dataset) -> list[_Task]:
             settings = [dataset.checksum, algorithm, seed, plain(training), chosen, device]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
             folder = config.output.absolute() / "runs" / f"{algorithm}-{seed}-{key}"
-            tasks.append(_Task(config.dataset, config.root, algorithm, seed, training, config.settings, device, folder))
+            task = _Task(
+                config.dataset,
+                config.root,
+                algorithm,
+                seed,
+                training,
+                config.settings,
+                device,
+                folder,
+                config.tracker,
+            )
+            tasks.append(task)
     return tasks
 
 
 def _execute(task: _Task) -> None:
     dataset = load_dataset(task.dataset, root=task.root)
-    with torch_threads(1):
+    with torch_threads(1), closing(tracker_for(task.tracker, run_name(task.algorithm, task.seed))) as tracker:
         outcome, artifact = train_once(
             dataset,
             task.dataset,
@@ -156,6 +174,7 @@ def _execute(task: _Task) -> None:
             task.training,
             task.settings,
             device=resolve_device(task.device),
+            tracker=tracker,
         )
     row = result_row(task.algorithm, task.dataset, task.seed, outcome, task.training)
     with atomic_directory(task.folder) as part:

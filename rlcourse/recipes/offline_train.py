@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,15 +11,19 @@ from typing import Annotated, Any
 import torch
 
 from rlcourse.deployment.artifact import PolicyArtifact, refuse_anything_else
+from rlcourse.deployment.limits import observation_limits
 from rlcourse.devices import resolve_device, torch_threads, wide_products
 from rlcourse.environments import check_known
+from rlcourse.environments.observation_range import observation_range
 from rlcourse.experience.minari_files import Dataset, load_dataset
 from rlcourse.experience.transitions import Transitions
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, plain, report, say, show_result, versions, write_report
+from rlcourse.recipes.provenance import code
 from rlcourse.training.learners import OfflineAlgorithm, OfflineConfigs, offline_learner
 from rlcourse.training.offline import OfflineRun, OfflineTrainingConfig, train_offline
-from rlcourse.vocabulary import TaskSpec
+from rlcourse.training.trackers import tracker_for
+from rlcourse.vocabulary import TaskSpec, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Train(Common):
     """Settings of the algorithms; only the chosen one's are read."""
     output: Path | None = None
     """Folder for the policy. A run that was interrupted goes on from its checkpoint there."""
+    tracker: str | None = None
+    """Where metrics go while training, for example csv:runs/cql.csv, tensorboard:runs/cql, mlflow or prometheus:PORT."""
     root: Path | None = None
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
 
@@ -51,7 +58,7 @@ def run(config: Train) -> int:
     device = resolve_device(config.device)
     dataset = load_dataset(config.dataset, root=config.root)
     check_known(dataset.card.env_id)
-    with torch_threads(1):
+    with torch_threads(1), closing(tracker_for(config.tracker, run_name(config.algorithm, config.seed))) as tracker:
         outcome, artifact = train_once(
             dataset,
             config.dataset,
@@ -62,6 +69,7 @@ def run(config: Train) -> int:
             device=device,
             checkpoint=None if config.output is None else config.output.parent / f".{config.output.name}.checkpoint",
             description=config.algorithm,
+            tracker=tracker,
         )
     if config.output is not None:
         artifact.save(config.output)
@@ -88,6 +96,7 @@ def train_once(
     device: torch.device,
     checkpoint: Path | None = None,
     description: str = "",
+    tracker: Tracker | None = None,
 ) -> tuple[OfflineRun, PolicyArtifact]:
     """One run, from a loaded data set to a policy that can be saved."""
     seeds = Seeds(seed)
@@ -102,7 +111,14 @@ def train_once(
     settings = configs.of(algorithm, transitions.actions)
     with wide_products(max(settings.hidden)):
         outcome = train_offline(
-            learner, transitions, card.env_id, training, seeds=seeds, checkpoint=checkpoint, description=description
+            learner,
+            transitions,
+            card.env_id,
+            training,
+            seeds=seeds,
+            tracker=tracker,
+            checkpoint=checkpoint,
+            description=description,
         )
     artifact = PolicyArtifact.from_policy(
         learner.policy,
@@ -116,10 +132,17 @@ def train_once(
             "training": plain(training),
             "config": plain(settings),
             "versions": versions(),
+            "code": code(),
         },
         evaluation={"episodes": training.eval_episodes, **plain(outcome.evaluations[-1])},
+        **observation_limits(observation_range(card.env_id), dataset.episodes.observations),
     )
     return outcome, artifact
+
+
+def run_name(algorithm: str, seed: int) -> str:
+    """What a run is called where metrics go, as in ``cql-0``."""
+    return f"{algorithm}-{seed}"
 
 
 def result_row(

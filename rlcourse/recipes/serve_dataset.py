@@ -36,7 +36,7 @@ class Dataset(Common):
     policy: str | None = None
     """Only the decisions that this policy was asked for. Needed where the log holds several."""
     num_actions: int | None = None
-    """How many actions there are. By default one more than the largest that was taken. Not for continuous actions."""
+    """How many actions there are. By default as many as the decisions and their masks show. Not for continuous actions."""
     as_taken: bool = False
     """Continuous actions as the environment got them. Where a bound cut one off, nobody knows its density then."""
     quality: str = "unknown"
@@ -52,12 +52,13 @@ def run(config: Dataset) -> int:
     started = time.perf_counter()
     if not config.overwrite:
         refuse_existing(config.name, root=config.root)  # before the work, not after it
-    joined = read_episodes(config.log, config.policy, as_taken=config.as_taken)
+    joined = read_episodes(config.log, config.policy, as_taken=config.as_taken, num_actions=config.num_actions)
     episodes = joined.episodes
     versions = Counter(joined.versions)
     left_out = {
         "without_reward": joined.without_reward,
         "unusable": joined.unusable,
+        "overridden_by_no_action": joined.no_action,
         "given_up": joined.given_up,
         "orphans": joined.orphans,
     }
@@ -82,8 +83,9 @@ def run(config: Dataset) -> int:
     lines = [
         f"{config.name}: {episodes.num_transitions} of {joined.decisions} decisions in {episodes.num_episodes} episodes, "
         f"mean return {episodes.returns().mean():.1f}, propensities of {known:.0%} of the steps, {seconds:.1f} s",
-        f"left out: {joined.without_reward} without a reward, {joined.unusable} with readings missing, {joined.given_up} at "
-        f"the end of episodes that were cut off; {joined.orphans} rewards belong to no decision",
+        f"left out: {joined.without_reward} without a reward, {joined.unusable} with readings missing, "
+        f"{joined.no_action} overridden by no action{_unnamed(joined, config)}, {joined.given_up} at the end of episodes "
+        f"that were cut off; {joined.orphans} rewards belong to no decision",
         f"written to {folder}",
     ]
     show_result("\n".join(lines), config.json)
@@ -102,11 +104,16 @@ def run(config: Dataset) -> int:
     return 0
 
 
+def _unnamed(joined: Joined, config: Dataset) -> str:
+    guessed = joined.no_action and not joined.episodes.continuous and config.num_actions is None
+    return " that was ever chosen (--num-actions says how many there are)" if guessed else ""
+
+
 def _actions(joined: Joined, num_actions: int | None) -> dict[str, Any]:
     """What the card says could be done; for continuous actions the box that just holds what was logged."""
     actions = joined.episodes.actions
     if actions.ndim == 1:
-        return {"num_actions": num_actions or int(actions.max()) + 1}
+        return {"num_actions": joined.num_actions}
     if num_actions is not None:
         raise ConfigError("The log's actions are numbers within bounds.", mend="Leave --num-actions out.")
     low, high = actions.min(0), actions.max(0)

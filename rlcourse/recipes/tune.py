@@ -15,6 +15,7 @@ from rlcourse.errors import ConfigError
 from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
 from rlcourse.recipes.parallel import check_jobs
 from rlcourse.recipes.pictures import check_format, tuning_picture
+from rlcourse.training.trackers import check_places
 
 if TYPE_CHECKING:  # the module needs an optional package, and --help should not
     from rlcourse.training.experiments import OnlineExperiment
@@ -53,10 +54,14 @@ class Tune(Common):
     """Seeds on which the best trial and the defaults are run again; 0 leaves that out."""
     plot: Path | None = None
     """Draw history and importances to this file (.png, .svg or .pdf)."""
+    tracker: str | None = None
+    """Where the metrics of each run go, for example csv:runs/{run}.csv or mlflow, which keeps the settings beside them;
+    {run} becomes a run's name. A trial's runs go on in step, so a port cannot serve them."""
 
     def __post_init__(self) -> None:
         if self.fresh_seeds == 1 or self.fresh_seeds < 0:
             raise ConfigError(f"{self.fresh_seeds} fresh seeds.", mend="Use 2 or more for an interval, or 0 for none.")
+        check_places(self.tracker, side_by_side="Use prometheus:runs/{run}.prom.")
 
 
 def run(config: Tune) -> int:
@@ -69,7 +74,7 @@ def run(config: Tune) -> int:
     from rlcourse.training.tuning import reassess, tune
 
     device = str(resolve_device(config.device))
-    experiment = OnlineExperiment(config.algorithm, config.env, config.num_steps, device)
+    experiment = OnlineExperiment(config.algorithm, config.env, config.num_steps, device, tracker=config.tracker)
     how = TuningConfig(config.n_trials, config.seeds_per_trial, config.prune, config.seed)
     where = {"storage": config.storage, "study": config.study or f"{config.algorithm} on {config.env}"}
     with tqdm(total=config.n_trials, desc="trials", unit="trial", disable=None) as bar:

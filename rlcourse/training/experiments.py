@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +17,7 @@ from rlcourse.randomness import Seeds
 from rlcourse.training.online import OnlineSettings, online_settings, train_online
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun
 from rlcourse.training.search_spaces import Choice, Range, Space, including, search_space, settings_of, with_settings
+from rlcourse.training.trackers import tracker_for
 
 LOOKS = 10
 """Evaluations of each run of an :class:`OnlineExperiment`."""
@@ -57,6 +61,8 @@ class OnlineExperiment:
     device: str = "cpu"
     eval_episodes: int = 50
     """Episodes in each look."""
+    tracker: str | None = None
+    """Where the metrics of each run go, in words: see :func:`~rlcourse.training.trackers.choosing.tracker_for`."""
 
     def __post_init__(self) -> None:
         if self.num_steps is not None and self.num_steps < LOOKS:
@@ -79,7 +85,7 @@ class OnlineExperiment:
         return LOOKS
 
     def description(self) -> dict[str, Any]:
-        """Algorithm, environment and lengths; the device is not part of it."""
+        """Algorithm, environment and lengths; the device and the tracker are no part of it."""
         return {
             "algorithm": self.algorithm,
             "env": self.env_id,
@@ -96,13 +102,15 @@ class OnlineExperiment:
             # Rollouts of different lengths end at different steps; the number of the look is what trials share.
             return stop(min(LOOKS, step // every), greedy_return)
 
-        with torch_threads(1):
+        name = run_name(self.algorithm, self.env_id, values, seeds)
+        with torch_threads(1), closing(tracker_for(self.tracker, name, config=dict(values))) as tracker:
             run, _ = train_online(
                 self.algorithm,
                 self.env_id,
                 seeds=seeds,
                 device=resolve_device(self.device),
                 settings=settings,
+                tracker=tracker,
                 stop=looked,
             )
         return run
@@ -113,6 +121,15 @@ class OnlineExperiment:
         num_steps = self.num_steps or settings.loop.num_steps
         lengths = {"num_steps": num_steps, "eval_every": num_steps // LOOKS, "eval_episodes": self.eval_episodes}
         return with_settings(settings, lengths)
+
+
+def run_name(algorithm: str, env_id: str, values: Mapping[str, Any], seeds: Seeds) -> str:
+    """What a run is called where metrics go: ``TASK-ALGORITHM-SETTINGS-SEEDS``, the last two as short hashes.
+
+    The same run has the same name, also after a study has been interrupted.
+    """
+    settings = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
+    return f"{env_id.replace('/', '-')}-{algorithm}-{settings[:8]}-{seeds.seed % 2**32:08x}"
 
 
 @dataclass(frozen=True)

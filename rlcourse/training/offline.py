@@ -37,6 +37,11 @@ class OfflineTrainingConfig:
     n_step: int = 3
     """Steps of reality before the first estimate. Raise it to pass rewards back sooner; it then also inherits more of
     the log author's mistakes, because those steps are his."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by before a learner sees them; returns are always reported in the task's own units.
+    A network begins near 0: where returns are in the hundreds or thousands, lower this until they are in the tens.
+    Settings in units of return change meaning with it: CQL's alpha and gap and the temperature shrink by this factor,
+    IQL's inverse temperature grows by it (0.1 here asks for ten times as much). TD3+BC's alpha stays."""
     normalise: bool = True
     """Show the networks observations with mean 0 and spread 1 over the log. Turn it off for inputs that are scaled
     already, or that the log hardly varies: divided by next to nothing, noise looks large. Whoever makes the learner
@@ -54,6 +59,11 @@ class OfflineTrainingConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{name} is {value}.", mend="Use 1 or more.")
+        if not 0.0 < self.reward_scale < math.inf:  # below 0 the task would be turned round
+            raise ConfigError(
+                f"reward_scale is {self.reward_scale}.",
+                mend="Use a number above 0, for example 0.1; 1 changes nothing.",
+            )
 
 
 @dataclass(frozen=True)
@@ -99,9 +109,9 @@ def train_offline(
 
     Args:
         learner: updated in place.
-        transitions: all of them on the learner's device.
+        transitions: all of them on the learner's device, with rewards as they were logged.
         env_id: where the policy is evaluated. Evaluation never feeds back into the training.
-        config: lengths.
+        config: lengths, and what rewards are multiplied by.
         seeds: batches and evaluations draw from its streams.
         tracker: gets ``eval/*`` and ``loss/*``.
         checkpoint: a file, written at every evaluation and removed when the run is complete. It is bound to the
@@ -120,6 +130,7 @@ def train_offline(
     identity = {} if checkpoint is None else _identity(learner, transitions, env_id, config, seeds)
     if checkpoint is not None and checkpoint.exists():
         run, done = _resume(checkpoint, learner, drawing, identity)
+    transitions = transitions.with_rewards_scaled(config.reward_scale)
     if isinstance(learner, ForesightedLearner):
         learner.read_ahead(transitions.next_obs)
     quiet = None if description else True  # None: a bar on a terminal, silence elsewhere
@@ -176,7 +187,7 @@ def _refuse_divergence(losses: dict[str, float], update: int) -> None:
     if bad:
         raise TrainingDivergedError(
             f"{', '.join(bad)} stopped being finite by update {update}.",
-            mend="Lower the learning rate or the target rate, and look at the rewards' scale.",
+            mend="Lower the learning rate or the target rate, or reward_scale where returns are large.",
         )
 
 

@@ -26,7 +26,7 @@ from rlcourse.training.runs import Evaluation, Stop, TrainingRun, task_spec
 from rlcourse.training.scripted import scripted_policy
 from rlcourse.vocabulary import ContinuousActions, Policy, TaskSpec, Tracker
 
-OnlineAlgorithm = Literal["ppo", "dqn", "sac", "random", "scripted"]
+OnlineAlgorithm = Literal["ppo", "recurrent-ppo", "dqn", "sac", "random", "scripted"]
 ONLINE_ALGORITHMS: tuple[OnlineAlgorithm, ...] = get_args(OnlineAlgorithm)
 BASELINES = ("random", "scripted")
 """Algorithms that learn nothing: one evaluation is their whole run."""
@@ -54,6 +54,7 @@ class OnlineSettings:
 
 _DEFAULTS: dict[str, OnlineSettings] = {
     "ppo": OnlineSettings(PPOConfig(), OnPolicyConfig()),
+    "recurrent-ppo": OnlineSettings(PPOConfig(memory=64, epochs=10), OnPolicyConfig()),
     "dqn": OnlineSettings(DQNConfig(), OffPolicyConfig()),
     "sac": OnlineSettings(
         SACConfig(hidden=(64, 64), learning_rate=2e-3, target_rate=0.01),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.benchmark_report import describe, readable
 from rlcourse.recipes.command_line import main
@@ -222,6 +224,29 @@ def test_killed_it_goes_on_where_it_was_and_counts_nothing_twice(
     assert [row["curve"] for row in again] == [row["curve"] for row in found["results"][:2]]
 
 
+def test_policies_are_handed_out_and_nothing_else_is_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--algorithms", "ppo", "random", "--trials", "1", "--output-policies", str(tmp_path / "policies")]
+    thesis = tmp_path / "policies" / "CartPole-v1-ppo-0" / "thesis.tex"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    command = ["benchmark", "--folder", str(tmp_path / "trials"), *SHORT, *words]
+    assert main(command) == 1
+    assert "no saved policy" in capsys.readouterr().err
+    assert not (tmp_path / "trials").exists(), "said before the work"
+    thesis.unlink()
+    benchmark(tmp_path, *words)
+    assert [path.name for path in (tmp_path / "policies").iterdir()] == ["CartPole-v1-ppo-0"]
+    about = PolicyArtifact.load(tmp_path / "policies" / "CartPole-v1-ppo-0").description
+    assert about.obs_high == pytest.approx((4.8, None, 0.41887903, None))
+    (kept,) = (tmp_path / "trials").glob("*/policy")
+    shutil.rmtree(kept)
+    capsys.readouterr()
+    assert main(command) != 0
+    assert "and not its policy" in capsys.readouterr().err, "a trial of before there were policies"
+
+
 def test_each_trial_has_a_tracker_of_its_own(tmp_path: Path) -> None:
     trackers = f"csv:{tmp_path}/{{run}}.csv,null,prometheus:{tmp_path}/{{run}}.prom"
     words = ["--algorithms", "ppo", "--trials", "2", "--tracker", trackers]
@@ -239,6 +264,8 @@ def test_each_trial_has_a_tracker_of_its_own(tmp_path: Path) -> None:
     [
         (["--env", "CartPole-v1", "--algorithms", "sac"], "sac cannot act in CartPole-v1: its actions are discrete."),
         (["--env", "Pendulum-v1", "--algorithms", "dqn"], "Use ppo or sac there."),
+        (["--env", "Pendulum-v1", "--algorithms", "recurrent-ppo"], "recurrent-ppo cannot act in Pendulum-v1"),
+        (["--algorithms", "random", "sb3-ppo", "--output-policies", "p"], "No policy of random sb3-ppo can be saved."),
         (["--env", "CartPole-v1", "--algorithms", "sb3-sac"], "its actions are discrete"),
         (["--env", "CartPol-v1"], "Did you mean CartPole-v1"),
         (["--env", "no_such_module:Nope-v0"], "There is no module 'no_such_module'."),

@@ -68,6 +68,28 @@ def test_all_four_are_compared(root: Path, tmp_path: Path, capsys: pytest.Captur
     assert "td3-bc" in capsys.readouterr().out
 
 
+def test_a_reward_scale_and_a_normed_q_are_written_down_with_the_run(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "report.json"
+    log = ["--dataset", LOG, "--root", str(root), *SHORT]
+    new = ["--reward-scale", "0.1", "--cql-continuous.layer-norm", "--cql-continuous.samples", "2"]
+    once = ["--algorithm", "cql", "--output", str(tmp_path / "policy"), "--json", str(target)]
+    assert main(["offline", "train", *log, *new, *once]) == 0
+    config = json.loads(target.read_text())["config"]
+    told = PolicyArtifact.load(tmp_path / "policy").description.provenance
+    assert config["training"]["reward_scale"] == told["training"]["reward_scale"] == 0.1
+    assert config["settings"]["cql_continuous"]["layer_norm"] is told["config"]["layer_norm"] is True
+
+    several = ["--algorithms", "bc", "td3-bc", "--seeds", "2", "--jobs", "1", "--output", str(tmp_path / "runs")]
+    for words in ([], ["--reward-scale", "0.1"], ["--reward-scale", "0.1", "--td3-bc.layer-norm"]):
+        assert main(["offline", "compare", *log, *several, *words]) == 0
+    assert len(list((tmp_path / "runs" / "runs").glob("td3-bc-*"))) == 6
+    capsys.readouterr()
+    assert main(["offline", "train", *log, "--reward-scale", "0"]) != 0
+    assert "reward_scale is 0" in capsys.readouterr().err
+
+
 def test_another_alpha_is_another_run_on_continuous_actions(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ from rlcourse.experience.card import DatasetCard
 from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.minari_files import save_dataset
 from rlcourse.recipes.command_line import main
+from rlcourse.training.metrics import METRICS
 
 SHORT = ("--updates", "60", "--eval-every", "30", "--eval-episodes", "5", "--batch-size", "32")
 
@@ -85,6 +87,39 @@ def test_train_saves_a_policy_that_acts_as_it_did(
     action = artifact.policy().act(torch.zeros(7, 4), greedy=True)
     assert action.shape == (7,)
     assert not list(tmp_path.glob(".*checkpoint*"))
+
+
+def columns(path: Path) -> tuple[set[str], list[str]]:
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return set(header[1:]), [row[0] for row in rows]
+
+
+def test_train_tells_a_tracker_under_the_names_of_the_dictionary(root: Path, tmp_path: Path) -> None:
+    words = ["--dataset", "cartpole/random-v0", "--root", str(root), "--algorithm", "iql", *SHORT]
+    assert main(["offline", "train", *words, "--tracker", f"csv:{tmp_path}/{{run}}.csv"]) == 0
+    names, steps = columns(tmp_path / "iql-0.csv")
+    assert names == {name for name, metric in METRICS.items() if {"offline", "iql"} & set(metric.logged_by)}
+    assert steps == ["30", "60"]
+
+
+def test_a_tracker_that_is_none_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dataset", "cartpole/random-v0", "--root", str(root), *SHORT]
+    assert main(["offline", "train", *words, "--tracker", "tensorbord:x"]) == 2
+    assert "Did you mean tensorboard?" in capsys.readouterr().err
+
+
+def test_compare_gives_each_run_a_tracker_of_its_own(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = [root, tmp_path / "out", "--algorithms", "bc"]
+    assert compared(*shared, "--tracker", f"csv:{tmp_path}/{{run}}.csv") == 0  # type: ignore[arg-type]
+    for seed in range(2):
+        names, steps = columns(tmp_path / f"bc-{seed}.csv")
+        assert names == {name for name, metric in METRICS.items() if {"offline", "bc"} & set(metric.logged_by)}
+        assert steps == ["30", "60"]
+    assert compared(*shared, "--tracker", "csv:a.csv") == 2  # type: ignore[arg-type]
+    assert "Write csv:a.csv/{run}." in capsys.readouterr().err
 
 
 def test_the_settings_of_an_algorithm_reach_it(root: Path, tmp_path: Path) -> None:

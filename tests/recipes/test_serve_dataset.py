@@ -11,6 +11,7 @@ import pytest
 from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.experience.minari_files import load_dataset
 from rlcourse.recipes.command_line import main
+from rlcourse.serving import wire
 from rlcourse.serving.client import InProcessClient
 from rlcourse.serving.decision_log import DecisionLog
 from rlcourse.serving.policies import Artifact, read_artifact
@@ -60,6 +61,33 @@ def test_a_log_becomes_a_data_set_and_is_judged(tmp_path: Path, capsys: pytest.C
     judged = json.loads(capsys.readouterr().out)
     # The policy that wrote the log is judged by it: every weight is 1.
     assert judged["diagnostics"][str(folder)]["mean_weight"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_an_override_by_what_is_no_action_is_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, lines = service(read_artifact(counted(tmp_path)))
+    client = InProcessClient(made)
+    names = [client.act(OBS[n].tolist(), deterministic=False).request_id for n in range(30)]
+    log = DecisionLog(tmp_path / "log")
+    for line in lines.lines:
+        log.append(line)
+    for n, name in enumerate(names):  # an older service took whatever it was told
+        done = wire.Executed(99, "off") if n < 4 else wire.Executed(4, "drill") if n == 4 else None
+        log.append(wire.encode(wire.RewardLine(name, 1.0, 1.0, executed=done)))
+    log.close()
+    assert made_from(tmp_path / "log", tmp_path / "set", "--json", "-") == 0
+    captured = capsys.readouterr()
+    row = json.loads(captured.out)["results"][0]
+    assert (row["steps"], row["overridden_by_no_action"], row["unusable"]) == (25, 5, 0)
+    assert "5 overridden by no action that was ever chosen (--num-actions says" in captured.err
+    found = load_dataset(tmp_path / "set")
+    assert found.card.num_actions == 3
+    assert found.card.details["overridden_by_no_action"] == 5
+    assert made_from(tmp_path / "log", tmp_path / "other", "--num-actions", "5") == 0
+    assert "4 overridden by no action," in capsys.readouterr().out
+    other = load_dataset(tmp_path / "other")
+    assert (other.card.num_actions, other.episodes.actions.max(), other.episodes.num_transitions) == (5, 4, 26)
 
 
 def test_continuous_actions_get_a_box_that_holds_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

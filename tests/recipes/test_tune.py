@@ -47,6 +47,19 @@ def test_a_small_study_from_words_to_report_and_again(tmp_path: Path, capsys: py
     assert json.loads(out)["results"] == [] and "3 trials" in err
 
 
+def test_each_run_of_a_study_has_a_tracker_of_its_own(tmp_path: Path) -> None:
+    words = ["tune", *SHORT, "--n-trials", "1", "--storage", str(tmp_path / "a"), "--no-prune"]
+    assert main([*words, "--tracker", f"csv:{tmp_path}/{{run}}.csv"]) == 0
+    files = sorted(path.name for path in tmp_path.glob("*.csv"))
+    # The one trial has the default settings: two seeds of it, and two fresh ones.
+    assert len(files) == 4 and len({name.rsplit("-", 1)[0] for name in files}) == 1
+    assert all(name.startswith("CartPole-v1-ppo-") for name in files)
+    for name in files:
+        assert "eval/greedy_return" in (tmp_path / name).read_text()
+    # The tracker is no part of what a study is.
+    assert main(words) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
@@ -58,6 +71,8 @@ def test_a_small_study_from_words_to_report_and_again(tmp_path: Path, capsys: py
         (["--fresh-seeds", "1"], 2, "1 fresh seeds"),
         (["--num-steps", "3"], 2, "num_steps is 3"),
         (["--plot", "a.gif"], 2, "a.gif"),
+        (["--tracker", "csv:a.csv"], 2, "Write csv:a.csv/{run}."),
+        (["--tracker", "prometheus:9109"], 2, "Use prometheus:runs/{run}.prom."),
         (["--storage", "mysql://here/db"], 2, "no local file"),
         (["--storage", str(Path(__file__))], 1, "no journal"),
     ],

@@ -20,7 +20,7 @@ from rlcourse.randomness import Seeds
 from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
 from rlcourse.training.learners import FOR_COUNTED_ACTIONS, offline_learner
 from rlcourse.training.offline import OfflineTrainingConfig, train_offline
-from rlcourse.vocabulary import Learner, ListTracker
+from rlcourse.vocabulary import Batch, Learner, ListTracker, Metrics
 
 CONFIG = OfflineTrainingConfig(updates=250, batch_size=32, eval_every=100, eval_episodes=4)
 SEEDS = Seeds(3)
@@ -130,6 +130,35 @@ def test_the_learning_rate_falls_to_zero(transitions: Transitions) -> None:
     fractions.clear()
     train_offline(learner, transitions, "CartPole-v1", replace(CONFIG, anneal=False), seeds=SEEDS)
     assert fractions == []
+
+
+def test_the_learner_sees_scaled_rewards_and_nobody_else_does(transitions: Transitions) -> None:
+    runs, rewards = {}, {}
+    for scale in (1.0, 0.1):
+        learner = fresh("bc", transitions)  # it reads no rewards, so nothing else may change
+        seen: list[torch.Tensor] = []
+
+        def listening(batch: Batch, update: Any = learner.update, seen: list[torch.Tensor] = seen) -> Metrics:
+            seen.append(batch.reward)
+            return update(batch)  # type: ignore[no-any-return]
+
+        learner.update = listening  # type: ignore[method-assign]
+        runs[scale] = train_offline(
+            learner, transitions, "CartPole-v1", replace(CONFIG, reward_scale=scale), seeds=SEEDS
+        )
+        rewards[scale] = torch.cat(seen)
+    # One point a step: 1 + 0.99 + 0.99**2 over three of them, a tenth of it where it is scaled.
+    assert rewards[1.0].max().item() == pytest.approx(2.9701)
+    assert rewards[0.1].max().item() == pytest.approx(0.29701)
+    torch.testing.assert_close(rewards[0.1], 0.1 * rewards[1.0])
+    assert runs[0.1].evaluations == runs[1.0].evaluations
+    assert transitions.reward.max().item() == pytest.approx(2.9701)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_reward_scale_that_means_nothing_is_refused(scale: float) -> None:
+    with pytest.raises(ConfigError, match="reward_scale"):
+        OfflineTrainingConfig(reward_scale=scale)
 
 
 def test_losses_that_are_not_finite_stop_the_run_at_the_next_look(episodes: Episodes) -> None:

@@ -31,6 +31,7 @@ from rlcourse.training.trackers import (
     TensorBoardTracker,
     WandbTracker,
     make_tracker,
+    wandb_files,
 )
 from rlcourse.vocabulary import ListTracker, NullTracker, Tracker
 
@@ -339,6 +340,70 @@ def test_wandb_writes_offline_and_nothing_is_dropped(tmp_path: Path, capfd: pyte
     assert (run.project, run.display_name) == ("chapter", "seed 3")
     assert {item.key: item.value_json for item in run.config.update}.items() >= {"seed": "3"}.items()
     assert capfd.readouterr() == ("", ""), "silent"
+
+
+@pytest.mark.usefixtures("wandb_quiet")
+def test_closing_wandb_waits_for_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's own finish only asks for the rest to be written; here it asks when the tracker has already begun to wait."""
+    tracker = WandbTracker(tmp_path)
+    log_all(tracker)
+    run = tracker._run
+    assert run is not None
+    finish, late = run.finish, threading.Event()
+
+    def finish_later() -> None:
+        late.wait()
+        finish(exit_code=0)
+
+    def asked(**_: object) -> None:
+        thread.start()
+
+    def looked(path: Path) -> bool:
+        found = real(path)
+        late.set()
+        return found
+
+    thread, real = threading.Thread(target=finish_later), wandb_files._ended
+    monkeypatch.setattr(run, "finish", asked)
+    monkeypatch.setattr(wandb_files, "_ended", looked)
+    try:
+        tracker.close()
+        assert len(wandb_rows(tracker.folder)) == len(ROWS)
+    finally:
+        late.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("wandb_quiet")
+def test_wandb_that_never_writes_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = WandbTracker(tmp_path)
+    log_all(tracker)
+    run = tracker._run
+    assert run is not None
+    finish = run.finish
+    monkeypatch.setattr(run, "finish", lambda **_: None)
+    monkeypatch.setattr(wandb_files, "WRITTEN_WITHIN_S", 0.05)
+    with pytest.raises(StorageError, match="end of the run is not in"):
+        tracker.close()
+    finish(exit_code=0)
+
+
+@pytest.mark.usefixtures("wandb_quiet")
+def test_the_end_of_a_long_wandb_run_is_found_in_its_last_blocks(tmp_path: Path) -> None:
+    tracker = WandbTracker(tmp_path)
+    names = {f"loss/number_{n}": float(n) for n in range(200)}
+    for step in range(40):
+        tracker.log(names, step=step)
+    tracker.close()
+    (file,) = tracker.folder.glob("run-*.wandb")
+    content = file.read_bytes()
+    assert len(content) > 4 * wandb_files.BLOCK
+    assert wandb_files._ended(file)
+    for length in range(0, len(content) - 2 * wandb_files.BLOCK, wandb_files.BLOCK // 3):
+        file.write_bytes(content[:length])
+        assert not wandb_files._ended(file), length
+    file.unlink()
+    assert not wandb_files._ended(file)
 
 
 # All of them

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import optuna
 import pytest
 
-from rlcourse.errors import ConfigError, MissingExtraError, StorageError, TrainingDivergedError
+from rlcourse.errors import (
+    ConfigError,
+    EnvironmentFailedError,
+    MissingExtraError,
+    StorageError,
+    TrainingDivergedError,
+)
 from rlcourse.randomness import Seeds
-from rlcourse.training.experiments import NoisyHill
+from rlcourse.training.experiments import NoisyHill, OnlineExperiment
+from rlcourse.training.live_workers import locked
 from rlcourse.training.runs import Stop, TrainingRun
 from rlcourse.training.studies import StudyRecord, TrialRecord, TuningConfig
 from rlcourse.training.tuning import read_study, reassess, tune
@@ -91,28 +100,33 @@ if __name__ == "__main__":
     tune(NoisyHill(pause_s=0.1), TuningConfig(n_trials=12), storage=sys.argv[1], n_jobs=2)
 """
 
+KINDS = ["journal", "sqlite"]
+
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("one_at_a_time")
-def test_two_workers_killed_in_mid_trial_leave_trials_that_are_run_again_and_counted_once(tmp_path: Path) -> None:
-    file = tmp_path / "a.journal"
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_killed_in_mid_trial_leave_trials_that_are_run_again_and_counted_once(
+    kind: str, tmp_path: Path
+) -> None:
+    storage = addresses(tmp_path)[kind]
     script = tmp_path / "go.py"
     script.write_text(SCRIPT)
-    parent = subprocess.Popen([sys.executable, script, str(file)])
-    running = wait_for(lambda: states(file).get("RUNNING", []), count=2)
+    parent = subprocess.Popen([sys.executable, script, storage])
+    running = wait_for(lambda: states(storage).get("RUNNING", []), count=2)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     # The workers end with their parent, however it ended: their locks become free.
-    workers = list(tmp_path.glob("a.journal.worker-*"))
+    workers = list(tmp_path.glob("a.*.worker-*"))
     assert len(workers) == 2
     wait_for(lambda: [path for path in workers if is_free(path)], count=2)
-    interrupted = states(file)["RUNNING"]
+    interrupted = states(storage)["RUNNING"]
     assert set(running) and len(interrupted) <= 2
-    study = tune(HILL, TuningConfig(n_trials=12), storage=str(file))
-    after = states(file)
+    study = tune(HILL, TuningConfig(n_trials=12), storage=storage)
+    after = states(storage)
     assert len(study.trials) == 12 and "RUNNING" not in after and "WAITING" not in after
     assert after["FAIL"] == interrupted
-    trials = {trial.number: trial for trial in load(file).trials}
+    trials = {trial.number: trial for trial in load(storage).trials}
     retries = {trial.user_attrs["again"]: trial for trial in trials.values() if "again" in trial.user_attrs}
     assert sorted(retries) == interrupted
     for number, retry in retries.items():
@@ -121,29 +135,35 @@ def test_two_workers_killed_in_mid_trial_leave_trials_that_are_run_again_and_cou
     assert not list(tmp_path.glob("*.worker-*"))
 
 
-def test_two_workers_never_exceed_the_total(tmp_path: Path) -> None:
-    seen: list[int] = []
-    study = tune(HILL, TuningConfig(n_trials=11), storage=str(tmp_path / "a"), n_jobs=2, progress=seen.append)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_never_exceed_the_total(kind: str, tmp_path: Path) -> None:
+    storage, seen = addresses(tmp_path)[kind], list[int]()
+    study = tune(HILL, TuningConfig(n_trials=11), storage=storage, n_jobs=2, progress=seen.append)
     assert len(study.trials) == 11
-    assert {state: len(numbers) for state, numbers in states(tmp_path / "a").items()}.keys() <= {"COMPLETE", "PRUNED"}
+    assert len({trial.number for trial in study.trials}) == 11
+    assert states(storage).keys() <= {"COMPLETE", "PRUNED"}
     assert seen == sorted(seen) and seen[-1] == 11
 
 
-def load(file: Path) -> optuna.Study:
-    backend = optuna.storages.journal.JournalFileBackend(str(file))
+def load(storage: str) -> optuna.Study:
+    if storage.startswith("sqlite:"):
+        return optuna.load_study(study_name="study", storage=optuna.storages.RDBStorage(storage))
+    backend = optuna.storages.journal.JournalFileBackend(storage)
     return optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
 
 
-def states(file: Path) -> dict[str, list[int]]:
+def states(storage: str) -> dict[str, list[int]]:
     """The numbers of the trials in each state; nothing while there is no study yet."""
-    if not file.exists() or not file.stat().st_size:
-        return {}
+    file = Path(storage.removeprefix("sqlite:///"))
     found: dict[str, list[int]] = {}
-    try:
-        for trial in load(file).trials:
-            found.setdefault(trial.state.name, []).append(trial.number)
-    except KeyError:
-        return {}
+    with locked(file):  # a database that is being made is no database
+        if not file.exists() or not file.stat().st_size:
+            return {}
+        try:
+            for trial in load(storage).trials:
+                found.setdefault(trial.state.name, []).append(trial.number)
+        except KeyError:
+            return {}
     return found
 
 
@@ -196,6 +216,86 @@ def test_settings_that_diverge_count_as_tried_and_bad(tmp_path: Path) -> None:
     assert len(study.trials) == CONFIG.n_trials
     diverged = [trial for trial in study.trials if trial.values["size"] == 256]
     assert diverged and all(trial.score == -math.inf and trial.state == "pruned" for trial in diverged)
+
+
+PUMP = """
+import gymnasium as gym
+import numpy as np
+
+BROKEN = False
+
+
+class Pump(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, how):
+        self.how = how
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        if BROKEN and self.how == "raises":
+            raise ZeroDivisionError("the pump has no pressure")
+        return np.zeros(1, np.float32), np.nan if BROKEN else 1.0, True, False, {}
+
+
+for how in ("raises", "nan"):
+    gym.register(f"Pump-{how}-v0", Pump, kwargs={"how": how}, disable_env_checker=True)
+"""
+
+
+@pytest.fixture
+def pump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    (tmp_path / "pump_of_the_tests.py").write_text(PUMP)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("pump_of_the_tests")
+    del sys.modules["pump_of_the_tests"]
+    for how in ("raises", "nan"):
+        del gym.registry[f"Pump-{how}-v0"]
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [("raises", "raised ZeroDivisionError: the pump has no pressure"), ("nan", "returned NaN")]
+)
+def test_an_environment_that_breaks_ends_the_study_and_its_finished_trials_are_kept(
+    how: str, says: str, pump: Any, tmp_path: Path
+) -> None:
+    experiment = OnlineExperiment("ppo", f"Pump-{how}-v0", 64, eval_episodes=2)
+    config, storage = TuningConfig(n_trials=3, seeds_per_trial=1), str(tmp_path / "a")
+
+    def breaks(finished: int) -> None:
+        pump.BROKEN = True
+
+    with pytest.raises(EnvironmentFailedError, match=says):
+        tune(experiment, config, storage=storage, progress=breaks)
+    kept = read_study(storage)
+    assert len(kept.complete) == len(kept.trials) == 1 and kept.best.score == 1.0
+    pump.BROKEN = False
+    study = tune(experiment, config, storage=storage)
+    assert len(study.trials) == 3 and study.trials[0] == kept.trials[0]
+
+
+@dataclass(frozen=True)
+class Breaking(NoisyHill):
+    """Breaks at all settings but the default ones."""
+
+    def run(self, values: Mapping[str, Any], seeds: Seeds, stop: Stop) -> TrainingRun:
+        if values != self.defaults:
+            raise EnvironmentFailedError("Hill-v0 raised OSError.", mend="Mend the environment.")
+        return super().run(values, seeds, stop)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_environment_that_breaks_in_another_process_is_told_here(kind: str, tmp_path: Path) -> None:
+    storage = addresses(tmp_path)[kind]
+    assert len(tune(Breaking(), TuningConfig(n_trials=1), storage=storage).trials) == 1
+    with pytest.raises(EnvironmentFailedError, match="Hill-v0 raised OSError"):
+        tune(Breaking(), CONFIG, storage=storage, n_jobs=2)
+    assert len(read_study(storage).complete) == 1
+    assert len(tune(HILL, CONFIG, storage=storage).trials) == CONFIG.n_trials, "what broke is run again"
 
 
 def test_importance_goes_to_what_matters(tmp_path: Path) -> None:

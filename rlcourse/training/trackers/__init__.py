@@ -12,7 +12,7 @@ names of the metrics are in :mod:`rlcourse.training.metrics`.
 
 from __future__ import annotations
 
-from rlcourse.training.trackers.choosing import MultiTracker, make_tracker
+from rlcourse.training.trackers.choosing import MultiTracker, check_places, make_tracker, tracker_for
 from rlcourse.training.trackers.console import ConsoleTracker
 from rlcourse.training.trackers.csv_file import CsvTracker
 from rlcourse.training.trackers.mlflow_file import MlflowTracker
@@ -28,5 +28,7 @@ __all__ = [
     "PrometheusTracker",
     "TensorBoardTracker",
     "WandbTracker",
+    "check_places",
     "make_tracker",
+    "tracker_for",
 ]

@@ -10,6 +10,8 @@
 ``prometheus:PORT``  a port of this machine, for Prometheus to scrape while the run lasts
 ``prometheus:FILE``  a file, FILE.prom, for the textfile collector of node_exporter
 ===================  =============================================================================
+
+In the words of a command ``{run}`` stands for the name of a run: a command with many runs gives each its own place.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from rlcourse.training.trackers.prometheus_metrics import PrometheusTracker
 from rlcourse.training.trackers.tensorboard_files import TensorBoardTracker
 from rlcourse.training.trackers.wandb_files import WandbTracker
 from rlcourse.vocabulary import NullTracker, Tracker
+
+ONE_RUN_EACH = ("csv", "tensorboard", "prometheus")
+"""Places that hold one run."""
 
 
 class MultiTracker:
@@ -80,6 +85,35 @@ def make_tracker(
             on_failure.callback(trackers[-1].close)
         on_failure.pop_all()
     return trackers[0] if len(trackers) == 1 else MultiTracker(trackers)
+
+
+def tracker_for(words: str | None, run: str, *, config: Any = None, threshold: float | None = None) -> Tracker:
+    """The tracker of one run among those of a command; ``None`` is none.
+
+    Raises:
+        RLCourseError: see :func:`make_tracker`.
+    """
+    return make_tracker((words or "null").replace("{run}", run), run=run, config=config, threshold=threshold)
+
+
+def check_places(words: str | None, *, side_by_side: str | None) -> None:
+    """Whether the words of a command with many runs give each a place of its own; before any work.
+
+    Args:
+        words: as :func:`tracker_for` takes them.
+        side_by_side: what to do so that runs follow each other; ``None`` where they do.
+
+    Raises:
+        ConfigError: two runs would share a file, or a port.
+    """
+    for word in (words or "").split(","):
+        kind, _, where = word.strip().partition(":")
+        if kind == "prometheus" and where.isdecimal():
+            if side_by_side is not None:
+                raise ConfigError(f"{word!r} is one port, and runs go side by side.", mend=side_by_side)
+        elif kind in ONE_RUN_EACH and "{run}" not in word:
+            place = f"{word.removesuffix('.prom')}/{{run}}{'.prom' if kind == 'prometheus' else ''}"
+            raise ConfigError(f"{word!r} holds one run, and there are many.", mend=f"Write {place}.")
 
 
 def _one(word: str, experiment: str, run: str, config: Any, threshold: float | None) -> Tracker:
