@@ -8,8 +8,10 @@
     GET /-/ready
 
 What is outside of this part, about a metric that is not kept, or about a time before the first scrape or before what is kept,
-is refused with status 400 and the reason. An empty answer would be taken for "there is none", and one that begins late for a
-counter that began at 0.
+is refused with status 400 and the reason. So is a time so long ago that samples have been thinned out around it, unless
+nothing happened there. An empty answer would be taken for "there is none", and one that begins late for a counter that began
+at 0. Whoever asks for a range of times early, and again, is always answered: the samples around its start are kept from the
+first question on.
 
 Reference: Prometheus documentation, "HTTP API".
 """
@@ -83,6 +85,9 @@ class QueryApi:
     def over_time(self, words: Mapping[str, str]) -> dict[str, Any]:
         """``query`` at every ``step`` from ``start`` to ``end``.
 
+        The first and the last value of a bare series are exact. Long ago, one in between may be a little older than its
+        time: by so much the samples are apart there. A counter's restarts are all seen.
+
         Raises:
             ConfigError: see :meth:`instant`; or too many points, or none.
         """
@@ -94,10 +99,17 @@ class QueryApi:
                 mend=f"End after the start, with fewer than {MOST_POINTS:,} steps.",
             )
         self._refuse_unknown(start_s)
+        samples = self.evaluator.samples
+        samples.count_from(start_s)
+        bare = tree if isinstance(tree, Selector) and tree.range_s is None else None
+        steps = math.floor((end_s - start_s) / step_s)
         series: dict[Labels, list[list[Any]]] = {}
-        for number in range(math.floor((end_s - start_s) / step_s) + 1):
+        for number in range(steps + 1):
             at_s = start_s + number * step_s
-            for labels, value in evaluate(tree, self.evaluator.samples, at_s).items():
+            found = (
+                evaluate(tree, samples, at_s) if bare is None else samples.latest(bare, at_s, coarse=0 < number < steps)
+            )
+            for labels, value in found.items():
                 series.setdefault(labels, []).append(_point(at_s, value))
         result = [{"metric": dict(labels), "values": values} for labels, values in series.items()]
         return {"resultType": "matrix", "result": result}

@@ -21,7 +21,7 @@ from rlcourse.monitoring.promql import Selector, parse
 from rlcourse.monitoring.replay import failures, firing, replay
 from rlcourse.monitoring.rule_cases import Case, Moment, Series, case_files, counter, gauge
 from rlcourse.monitoring.rules import Alert, RuleGroup, Severity, rule_file
-from rlcourse.monitoring.samples import MAX_SAMPLES, Samples, Window, labels_of
+from rlcourse.monitoring.samples import FINEST, MAX_SAMPLES, Samples, Window, labels_of
 
 GROUPS = rule_groups(Limits(), BASELINES)
 
@@ -142,6 +142,73 @@ def test_the_distant_past_grows_coarse_and_no_restart_is_forgotten() -> None:
     window = kept.window(Selector("x_total", (), range_s), now_s)[labels]
     assert MAX_SAMPLES // 2 < len(window) <= MAX_SAMPLES
     assert increase(window, now_s, range_s) == pytest.approx(total - 1.0)
+
+
+def test_an_old_look_is_right_or_refused_and_a_coarse_one_never_ahead() -> None:
+    """A counter that grows by chance, restarts, ends and comes back, beside a list that forgets nothing."""
+    rng = random.Random(0)
+    kept, labels, selector = Samples(1e9), labels_of({"__name__": "x_total"}), Selector("x_total")
+    truth: list[float | None] = []
+    value, away = 0.0, 0
+    kept.count_from(3_000.0)
+    for step in range(5 * MAX_SAMPLES):
+        if away == 0 and rng.random() < 0.0003:
+            kept.end(labels, float(step))
+            away = rng.randrange(1, 400)
+        if away:
+            away -= 1
+            truth.append(None)
+            continue
+        value = 0.0 if rng.random() < 0.001 else value + (rng.random() < 0.05)
+        kept.add(labels, float(step), value)
+        truth.append(value)
+    window = kept.window(Selector("x_total", (), 1e9), len(truth))[labels]
+    assert len(window) <= MAX_SAMPLES
+    assert window.times[window.first] == 0.0
+    refused = 0
+    for step, expected in enumerate(truth):
+        try:
+            assert kept.latest(selector, float(step)).get(labels) == expected, step
+        except ConfigError:
+            refused += 1
+            coarse = kept.latest(selector, float(step), coarse=True).get(labels)
+            assert coarse is not None and expected is not None and coarse <= expected, step
+    assert 0 < refused < len(truth) / 2
+    assert kept.latest(selector, 3_000.0).get(labels) == truth[3_000]
+    ages = [(len(truth) - 1 - window.times[place], place) for place in range(window.first, window.last - 1)]
+    gaps = [(window.times[place + 1] - window.times[place], age) for age, place in ages]
+    assert all(gap <= max(400.0, 8.0 * age / FINEST) for gap, age in gaps), "coarse in proportion to the age"
+
+
+def test_a_counter_that_restarts_all_the_time_is_bounded_and_its_past_unknown() -> None:
+    kept, labels, selector = Samples(1e9), labels_of({"__name__": "x_total"}), Selector("x_total")
+    for step in range(3 * MAX_SAMPLES):
+        kept.add(labels, float(step), float(step % 3))
+    assert len(kept.window(Selector("x_total", (), 1e9), 1e9)[labels]) <= MAX_SAMPLES
+    unknown = 0
+    for step in range(1, 2_000):
+        try:
+            assert kept.latest(selector, float(step), coarse=True) == {labels: step % 3}
+        except ConfigError:
+            unknown += 1
+    assert unknown > 1_000
+
+
+def test_a_gauge_of_long_ago_is_drawn_coarsely() -> None:
+    kept, labels = Samples(1e9), labels_of({"__name__": "x"})
+    for step in range(3 * MAX_SAMPLES):
+        kept.add(labels, float(step), math.sin(step / 500.0))
+    for step in range(0, 12_000, 100):
+        (value,) = kept.latest(Selector("x"), float(step), coarse=True).values()
+        assert value == pytest.approx(math.sin(step / 500.0), abs=2.0 * 4.0 * 12.0 / 500.0)
+
+
+def test_what_was_when_the_kept_begins_is_kept_too() -> None:
+    kept, labels = Samples(1_005.0), labels_of({"__name__": "x_total"})
+    for step in range(400):
+        kept.add(labels, 10.0 * step, float(step))
+        if step > 101:
+            assert kept.latest(Selector("x_total"), 10.0 * step - 1_005.0) == {labels: step - 101.0}, step
 
 
 def test_an_alert_waits_fires_and_resolves_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import urllib.error
@@ -15,18 +16,20 @@ from urllib.parse import urlencode
 
 import pytest
 
+from rlcourse.errors import ConfigError
 from rlcourse.monitoring.alert_cases import BASELINES
 from rlcourse.monitoring.alerting import AlertingConfig, alertmanager_file
 from rlcourse.monitoring.alerts import rule_groups
 from rlcourse.monitoring.exposing import Exposed, Page, Pages
 from rlcourse.monitoring.limits import Limits
+from rlcourse.monitoring.promql import Selector
 from rlcourse.monitoring.query_api import QueryApi
 from rlcourse.monitoring.rules import rule_file
-from rlcourse.monitoring.samples import labels_of
+from rlcourse.monitoring.samples import MAX_SAMPLES, labels_of
 from rlcourse.monitoring.scraping import Scraped, Target
 from rlcourse.monitoring.stack import ALERTMANAGER, RULES, Stack, StackConfig
 from rlcourse.monitoring.watch import Watch
-from rlcourse.release.adapters.prometheus import SERIES, EvidenceConfig, PrometheusEvidence
+from rlcourse.release.adapters.prometheus import POINTS, SERIES, EvidenceConfig, PrometheusEvidence, growth
 from rlcourse.release.gates import Demand, GateConfig, decide
 from rlcourse.release.matching import Variation
 
@@ -138,6 +141,50 @@ def test_a_release_that_is_older_than_what_is_kept_holds_and_says_why(url: str) 
         late, now_s=102.0, since_s=99.0, demand=Demand("service"), variation=Variation(1.0, 1.0), config=GateConfig()
     )
     assert (answer.answer, answer.reasons[-1].code) == ("hold", "monitoring_refused")
+
+
+WEEK_S = 7 * 86_400.0
+
+
+@pytest.mark.parametrize("asked_early", [True, False])
+def test_a_release_of_a_week_counts_what_it_counted_on_its_first_day(asked_early: bool) -> None:
+    """Two candidates: v2 had answered 100 requests before its release began, v3 has its first answers in it.
+
+    A scrape every 15 s makes 40,000 samples, ten times what is kept.
+    """
+    watch = watching()
+    samples, api = watch.evaluator.samples, QueryApi(watch.evaluator, watch.lock, clock=lambda: WEEK_S)
+    samples.retention_s = 2 * WEEK_S
+    name, began_s = "rl_request_seconds_count", 10_007.0
+    answered: dict[str, list[float]] = {"v2": [], "v3": []}
+
+    def right(version: str, now_s: float) -> bool:
+        """Whether the release is told what it asks for: how many were answered up to its last step."""
+        step_s = max(1, math.ceil((now_s - began_s) / POINTS))
+        words = {"query": f'{name}{{version="{version}"}}', "start": f"{began_s}", "end": f"{now_s}"}
+        (series,) = api.over_time({**words, "step": f"{step_s}s"})["result"]
+        points = [(float(at), float(value)) for at, value in series["values"]]
+        return growth(points, began_s + step_s) == sum(began_s < at <= points[-1][0] for at in answered[version])
+
+    for step in range(int(WEEK_S / 15.0)):
+        now_s = 15.0 * step
+        samples.add(labels_of({"__name__": "up"}), now_s, 1.0)
+        if step % 7 == 0:
+            answered["v2"].append(now_s)
+        if now_s > began_s + 1_000.0:
+            answered["v3"] += [now_s] * (1 + step % 2)
+            samples.add(labels_of({"__name__": name, "version": "v3"}), now_s, float(len(answered["v3"])))
+        samples.add(labels_of({"__name__": name, "version": "v2"}), now_s, 100.0 + len(answered["v2"]))
+        if asked_early and step == 700:  # the gate looks soon after a release has begun
+            assert right("v2", now_s)
+    kept = samples.window(Selector(name, (), 2 * WEEK_S), WEEK_S)
+    assert all(len(window) <= MAX_SAMPLES for window in kept.values())
+    assert right("v3", now_s), "not there before, so it began at 0"
+    if asked_early:
+        assert right("v2", now_s)
+    else:
+        with pytest.raises(ConfigError, match="not known any more"):
+            right("v2", now_s)
 
 
 def test_nothing_is_said_before_the_first_scrape() -> None:

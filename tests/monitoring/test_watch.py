@@ -239,6 +239,7 @@ def test_render_writes_every_file_and_has_it_checked(tmp_path: Path, capsys: pyt
         "prometheus.yml": None,
         "alertmanager.yml": "amtool",
         "slo.md": None,
+        "runbooks.md": None,
         "signals.md": None,
         "dashboard.json": None,
     }
