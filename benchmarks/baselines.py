@@ -6,6 +6,7 @@
     python benchmarks/baselines.py dqn       DQN's at equal settings, and what both earn
     python benchmarks/baselines.py sac       SAC's on Pendulum-v1 at equal settings, and how long each side's own take to -170
     python benchmarks/baselines.py scores    greedy returns of everything on four tasks, random and scripted rules beside
+    python benchmarks/baselines.py room      what the server room costs under each, and how often its limit is left
 
 Both sides run in turn in one process, one thread each, so that a noisy machine is noisy for both. Seconds are those of
 collection and updates together; evaluations are left out on both sides. ``solve`` ends with 1 if the median of the ratios
@@ -24,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import results
 from results import markdown_table, write_result
 
@@ -31,7 +33,10 @@ from rlcourse.algorithms.dqn import DQNConfig
 from rlcourse.algorithms.ppo import PPOConfig
 from rlcourse.algorithms.sac import SACConfig
 from rlcourse.devices import torch_threads, wide_products
+from rlcourse.environments.server_room import STEPS_A_DAY
+from rlcourse.evaluation.server_room import operate
 from rlcourse.evaluation.solved import SOLVED
+from rlcourse.evaluation.statistics import interquartile_mean
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.command_line import main as rlcourse
 from rlcourse.training.off_policy import OffPolicyConfig
@@ -43,21 +48,21 @@ from rlcourse.training.sb3 import Sb3Settings, sb3_settings, train_sb3
 Train = Callable[[Seeds, Stop], TrainingRun]
 OURS, THEIRS = "this package", "stable-baselines3"
 COMPILED = "this package, compiled"
-CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
+CARTPOLE, PENDULUM, ROOM = "CartPole-v1", "Pendulum-v1", "rlcourse/ServerRoom-v0"
 EVAL_EVERY = 5_120
 RATIO_LIMIT = 4.0
 SCORES: dict[str, tuple[str, ...]] = {
     CARTPOLE: ("random", "scripted", "dqn", "ppo"),
     "Acrobot-v1": ("random", "scripted", "dqn", "ppo"),
     PENDULUM: ("random", "scripted", "ppo", "sac"),
-    "rlcourse/ServerRoom-v0": ("random", "scripted", "dqn", "ppo"),
+    ROOM: ("random", "scripted", "dqn", "ppo"),
 }
 
 
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("solve", "equal", "dqn", "sac", "scores"))
+    parser.add_argument("part", choices=("solve", "equal", "dqn", "sac", "scores", "room"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7, help="of each measurement of speed")
     parser.add_argument("--smoke", action="store_true", help="see that it runs; the numbers mean nothing")
@@ -75,6 +80,8 @@ def main() -> int:
             dqn(seeds, rounds, command, smoke=arguments.smoke)
         elif arguments.part == "sac":
             sac(seeds, rounds, command, smoke=arguments.smoke)
+        elif arguments.part == "room":
+            room(seeds, command, smoke=arguments.smoke)
         else:
             scores(seeds, command, smoke=arguments.smoke)
     return 0
@@ -196,9 +203,7 @@ def equal_ppo(num_envs: int, num_steps: int) -> tuple[OnlineSettings, Sb3Setting
 def dqn(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
     """DQN without its improvements, as stable-baselines3 has it: speed, and what both earn."""
     timed = equal_dqn(4_800 if smoke else 16_000)
-    sides = dqn_sides(timed)
-    sides = {OURS: sides[OURS], COMPILED: our_training("dqn", CARTPOLE, compiled(timed[0])), THEIRS: sides[THEIRS]}
-    found = {"16 environments": speeds(sides, rounds)}
+    found = {"16 environments": speeds(dqn_sides(timed), rounds)}
     steps = 4_800 if smoke else 60_000
     runs = {
         side: [train(Seeds(seed), never) for seed in range(seeds)]
@@ -248,8 +253,12 @@ def equal_dqn(num_steps: int) -> tuple[OnlineSettings, Sb3Settings]:
 
 
 def dqn_sides(both: tuple[OnlineSettings, Sb3Settings]) -> dict[str, Train]:
-    """Both DQNs on CartPole."""
-    return {OURS: our_training("dqn", CARTPOLE, both[0]), THEIRS: their_training("sb3-dqn", CARTPOLE, both[1])}
+    """Both DQNs on CartPole, ours also compiled."""
+    return {
+        OURS: our_training("dqn", CARTPOLE, both[0]),
+        COMPILED: our_training("dqn", CARTPOLE, compiled(both[0])),
+        THEIRS: their_training("sb3-dqn", CARTPOLE, both[1]),
+    }
 
 
 def sac(seeds: int, rounds: int, command: str, *, smoke: bool) -> None:
@@ -372,7 +381,7 @@ def never(step: int, greedy_return: float) -> bool:
 
 
 def scores(seeds: int, command: str, *, smoke: bool) -> None:
-    """One ``rlcourse benchmark`` for each task; finished trials are kept under runs/baselines."""
+    """One ``rlcourse benchmark`` for each task."""
     reports = {env: suite(env, names, seeds, smoke) for env, names in SCORES.items()}
     rows = [
         [
@@ -394,14 +403,59 @@ def scores(seeds: int, command: str, *, smoke: bool) -> None:
     write_result("baselines_scores", body, command=command, data={"reports": reports})
 
 
+def room(seeds: int, command: str, *, smoke: bool) -> None:
+    """The same days under every policy: money, heat and violations, run by run."""
+    days = 100
+    found: dict[str, list[dict[str, float]]] = {}
+    for name in SCORES[ROOM]:
+        steps = 3_000 if smoke and name in ("dqn", "ppo") else None
+        for seed in range(seeds):
+            each = Seeds(seed)
+            _, policy = train_online(name, ROOM, seeds=each, num_steps=steps)
+            done = operate(policy, num_episodes=days, seeds=each.child("judging"), greedy=name != "random")
+            found.setdefault(name, []).append(
+                {
+                    "cost": done.mean_cost,
+                    "energy_cost": float(done.energy_cost.mean()),
+                    "degree_minutes": float(done.degree_minutes.mean()),
+                    "violations": done.total_violations,
+                }
+            )
+    rows = [
+        [
+            name,
+            f"**{float(interquartile_mean(np.array([run['cost'] for run in runs]))):.1f}**",
+            ", ".join(f"{run['cost']:.1f}" for run in runs),
+            *(f"{statistics.mean(run[what] for run in runs):.1f}" for what in ("energy_cost", "degree_minutes")),
+            ", ".join(f"{run['violations']}" for run in runs),
+        ]
+        for name, runs in found.items()
+    ]
+    header = [
+        "",
+        "EUR a day: IQM",
+        "EUR a day, each run",
+        "energy, EUR a day",
+        "degree-minutes a day",
+        "violations, each run",
+    ]
+    body = (
+        f"The server room, {days} days for each of {seeds} runs, the same weather and load for all policies of a run. A "
+        f"violation is a step that ends above the safety limit; {days} days are {days * STEPS_A_DAY:,} steps. Greedy, but for "
+        "random actions; learners with the settings that `rlcourse benchmark` gives them.\n\n"
+        + markdown_table(header, rows)
+    )
+    write_result("baselines_room", body, command=command, data={"runs": found})
+
+
 def suite(env: str, algorithms: tuple[str, ...], seeds: int, smoke: bool) -> dict[str, Any]:
     """The report of one ``rlcourse benchmark``."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "report.json"
         words = ["--env", env, "--algorithms", *algorithms, "--trials", str(seeds), "--device", "cpu"]
-        kept = folder if smoke else "runs/baselines"
         few = ["--num-steps", "1100"] if smoke else []
-        status = rlcourse(["benchmark", *words, *few, "--folder", kept, "--json", str(target)])
+        # A folder of its own: trials that are kept know their settings, and not the code that ran them.
+        status = rlcourse(["benchmark", *words, *few, "--folder", folder, "--json", str(target)])
         if status:
             raise SystemExit(status)
         report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
