@@ -79,7 +79,7 @@ def odd() -> Iterator[Asking]:
     yield "POST", ACT.replace("rl_policy", "remembers"), {"observation": [0.0] * 4, "session": "s"}
     for number in range(70):
         yield "POST", ACT, {"observation": [0.0] * 4, "request_id": f"odd-{number}", "deadline_ms": 10_000}
-        executed = {"action": [0.5], "reason": f"reason-{number}"}
+        executed = {"action": 2, "reason": f"reason-{number}"}
         yield "POST", "/v1/rewards", {"request_id": f"odd-{number}", "reward": 0.0, "executed": executed}
 
 

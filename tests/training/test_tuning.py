@@ -289,7 +289,10 @@ class Breaking(NoisyHill):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_environment_that_breaks_in_another_process_is_told_here(kind: str, tmp_path: Path) -> None:
+def test_an_environment_that_breaks_in_another_process_is_told_here(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # the processes look for this module there
     storage = addresses(tmp_path)[kind]
     assert len(tune(Breaking(), TuningConfig(n_trials=1), storage=storage).trials) == 1
     with pytest.raises(EnvironmentFailedError, match="Hill-v0 raised OSError"):
