@@ -19,7 +19,8 @@ def observation_range(env_id: str) -> tuple[npt.NDArray[np.float64], npt.NDArray
         Two arrays ``(D,)``, infinite where the task names no bound; ``None`` for a task that Gymnasium does not know.
 
     Raises:
-        ConfigError, MissingExtraError, EnvironmentFailedError: as :class:`~rlcourse.environments.GymnasiumBatch`.
+        ConfigError, MissingExtraError, EnvironmentFailedError: as of
+            :class:`~rlcourse.environments.gymnasium_batch.GymnasiumBatch`.
     """
     if env_id not in gym.registry:
         return None

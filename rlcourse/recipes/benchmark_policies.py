@@ -38,7 +38,7 @@ class SavedTrial(Protocol):
 
     @property
     def algorithm(self) -> str:
-        """One of :data:`rlcourse.training.online.ONLINE_ALGORITHMS`."""
+        """One of ``rlcourse.training.online.ONLINE_ALGORITHMS``."""
         ...
 
     @property
@@ -104,7 +104,7 @@ def artifact_of(trial: SavedTrial, policy: Policy, outcome: TrainingRun) -> Poli
 
 
 def refuse_others(folder: Path, trials: Iterable[SavedTrial]) -> None:
-    """See :func:`~rlcourse.deployment.artifact.refuse_anything_else`, for every trial's place in ``folder``.
+    """As ``refuse_anything_else`` of an artifact's folder, for every trial's place in ``folder``.
 
     Raises:
         ArtifactError: something that is no policy is at one of them.
