@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,3 +36,17 @@ def played(
         terminated=ended,
         all_target=target[states],
     ).validate()
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return Seeds(seed).numpy("bootstrap")
+
+
+def bandit(count: int, *, seed: int = 0, share: float = 0.9) -> Trajectories:
+    """Two arms worth 0 and 1, pulled evenly; the target pulls the better one with probability ``share``."""
+    source = rng(seed)
+    arm = source.integers(2, size=count)
+    target = np.where(arm == 1, share, 1.0 - share)
+    return Trajectories.from_arrays(
+        target=target, behaviour=np.full(count, 0.5), reward=arm + source.normal(size=count)
+    )

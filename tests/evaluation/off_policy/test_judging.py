@@ -38,21 +38,7 @@ from rlcourse.evaluation.off_policy import (
 from rlcourse.experience.episodes import Episodes
 from rlcourse.networks import ScriptedPolicy, UniformPolicy
 from rlcourse.randomness import Seeds
-from tests.evaluation.off_policy.problems import BEHAVIOUR, TARGET, played, problem
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return Seeds(seed).numpy("bootstrap")
-
-
-def bandit(count: int, *, seed: int = 0, better: bool = True) -> Trajectories:
-    """Two arms worth 0 and 1, pulled evenly; the target pulls one of them nine times out of ten."""
-    source = rng(seed)
-    arm = source.integers(2, size=count)
-    target = np.where(arm == (1 if better else 0), 0.9, 0.1)
-    reward = arm + source.normal(size=count)
-    return Trajectories.from_arrays(target=target, behaviour=np.full(count, 0.5), reward=reward)
-
+from tests.evaluation.off_policy.problems import BEHAVIOUR, TARGET, bandit, played, problem, rng
 
 # Intervals
 
@@ -229,7 +215,7 @@ def verdict(log: Trajectories, demands: Demands | None = None) -> OffPolicyVerdi
 
 
 def test_better_worse_and_unknown() -> None:
-    good, bad = verdict(bandit(400)), verdict(bandit(400, better=False))
+    good, bad = verdict(bandit(400)), verdict(bandit(400, share=0.1))
     assert good.decision == "promote" and good.candidate == "new"
     assert good.evidence[0].probability_worse < 0.01 and good.evidence[0].value_at_risk > 0
     assert bad.decision == "reject" and bad.candidate is None

@@ -26,21 +26,7 @@ from rlcourse.evaluation.off_policy import (
 )
 from rlcourse.randomness import Seeds
 from rlcourse.release.evidence import verdict_from_json
-from tests.evaluation.off_policy.problems import played, problem
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return Seeds(seed).numpy("bootstrap")
-
-
-def bandit(count: int, *, seed: int = 0, share: float = 0.9) -> Trajectories:
-    """Two arms worth 0 and 1, pulled evenly; the target pulls the better one with probability ``share``."""
-    source = rng(seed)
-    arm = source.integers(2, size=count)
-    target = np.where(arm == 1, share, 1.0 - share)
-    return Trajectories.from_arrays(
-        target=target, behaviour=np.full(count, 0.5), reward=arm + source.normal(size=count)
-    )
+from tests.evaluation.off_policy.problems import bandit, played, problem, rng
 
 
 def certain(count: int) -> Trajectories:
