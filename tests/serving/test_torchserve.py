@@ -45,6 +45,7 @@ from rlcourse.serving.torchserve_handler import PolicyHandler
 from rlcourse.serving.torchserve_ports import demand_free
 from rlcourse.serving.torchserve_state import forget_old, in_order, remembered, snapshots
 from tests.deployment.policies import KINDS, artifact_of
+from tests.serving.asking import arrays_of, requests_of
 
 
 class Context:
@@ -75,21 +76,6 @@ def handler_of(tmp_path: Path, artifact: PolicyArtifact) -> tuple[PolicyHandler,
     handler = PolicyHandler()
     handler.initialize(context)
     return handler, context
-
-
-def requests_of(asked: Arrays) -> list[dict[str, Any]]:
-    """One request for each row."""
-    return [{name: value[row].tolist() for name, value in asked.items()} for row in range(len(asked["observation"]))]
-
-
-def arrays_of(artifact: PolicyArtifact, answers: list[dict[str, Any]]) -> Arrays:
-    """Named outputs, as far as a request is told of them."""
-    named: Arrays = {}
-    for name in outputs_of(artifact.description):
-        if name in answers[0]:
-            whole = name == "action" and artifact.description.discrete
-            named[name] = np.array([answer[name] for answer in answers], np.int64 if whole else np.float32)
-    return named
 
 
 @pytest.mark.parametrize("kind", KINDS)
