@@ -25,6 +25,7 @@ from results import markdown_table, write_result
 from serving import ours
 
 from rlcourse.environments.server_room import OBSERVATION, STEPS_A_DAY, Fault, ServerRoom, thermostat
+from rlcourse.evaluation.statistics import wilson_interval
 from rlcourse.experience.episodes import Episodes
 from rlcourse.monitoring.drift import (
     CHECKS,
@@ -200,6 +201,11 @@ def measured(monitor: DriftMonitor, count: int, seeds: Seeds, fault: Fault | Non
     return Units.concatenate(parts).select(np.arange(count))
 
 
+def share_of(count: int, trials: int) -> str:
+    """With the interval that the number of trials leaves open."""
+    return f"{wilson_interval(count, trials):.1%}"
+
+
 def drift(plant_days: int, windows: int) -> int:
     seeds = Seeds(0)
     budget = FalseAlarmBudget(0.05, WINDOWS_A_DAY)
@@ -238,25 +244,30 @@ def drift(plant_days: int, windows: int) -> int:
     body = "\n".join(
         [
             f"{plant_days} simulated days of healthy server rooms, {WINDOWS_A_DAY} windows of {WINDOW} room-days each, a "
-            f"reference of {REFERENCE} drawn anew every day; Holm over all tests of a window.",
+            f"reference of {REFERENCE} drawn anew every day; Holm over all tests of a window. In brackets the 95 % interval "
+            "of Wilson.",
             "",
             markdown_table(
                 ["rate of false alarms", "stated", "measured"],
                 [
-                    ["a day with any alarm", "5 % at most", f"{alarmed_days / plant_days:.1%} of {plant_days} days"],
+                    ["a day with any alarm", "5 % at most", share_of(alarmed_days, plant_days)],
                     *(
-                        [f"{check}, {feature}: p of 0.05 or less", "5 %", f"{rate:.1%}"]
+                        [
+                            f"{check}, {feature}: p of 0.05 or less",
+                            "5 %",
+                            share_of(round(rate * plant_days), plant_days),
+                        ]
                         for (check, feature), rate in at_level.items()
                     ),
                     [
                         "Kolmogorov-Smirnov on the states of one day in a row against another's, Bonferroni over 4 features",
                         "5 % at most",
-                        f"**{naive / windows:.0%}**: the rows are not independent",
+                        f"{share_of(naive, windows)}: the rows are not independent",
                     ],
                 ],
             ),
             "",
-            f"The share of {windows} windows that raised an alarm while a fault was on, and by which check:",
+            f"The share of {windows} windows that raised an alarm while a fault was on, with its interval, and by which check:",
             "",
             markdown_table(
                 ["fault", "size", "any", *CHECKS],
@@ -264,7 +275,7 @@ def drift(plant_days: int, windows: int) -> int:
                     [
                         fault.kind,
                         f"{fault.magnitude:g} {SIZE_IN[fault.kind]}",
-                        f"**{any_check:.0%}**",
+                        share_of(round(any_check * windows), windows),
                         *(f"{raised[check]:.0%}" for check in CHECKS),
                     ]
                     for fault, any_check, raised in by_fault

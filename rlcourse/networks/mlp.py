@@ -202,7 +202,7 @@ class TwinMLP(nn.Module):
         x = x.expand(2, -1, -1)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            x = _products(x, weight, bias)
             if layer < last:
                 x = functional.layer_norm(x, [x.shape[-1]]) if self.layer_norm else x
                 x = torch.relu_(x)
@@ -270,6 +270,14 @@ def twin_q(spec: TaskSpec, hidden: Sequence[int]) -> TwinQNetwork | TwinActionQN
         discrete = TwinQNetwork(spec.obs_mean, spec.obs_std, hidden, spec.num_actions)
         return discrete.to(spec.obs_mean.device)
     return TwinActionQNetwork(spec.obs_mean, spec.obs_std, hidden, spec.actions).to(spec.obs_mean.device)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # (2, B, I), (2, I, O) and (2, 1, O) to (2, B, O). Batched products with a single column are slow on CPUs: 170 against
+    # 30 microseconds for 256x256, and a program cannot join them with the ReLU before.
+    if weight.shape[-1] == 1:
+        return (x * weight.mT).sum(-1, keepdim=True) + bias
+    return torch.baddbmm(bias, x, weight)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

@@ -62,6 +62,9 @@ class Follow(Common):
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
     num_actions: int | None = None
     """How many actions there are. By default what the reference says, or one more than the largest that it took."""
+    features: tuple[str, ...] = ()
+    """What the entries of an observation are called, in their order, such as inlet_c water_c; drift is shown under these
+    names. By default their numbers, from 0."""
     baseline_cost: tuple[str, ...] = ()
     """What the safe baseline costs, as POLICY=EUROS_PER_HOUR; the saved share is shown where rewards say what each decision
     cost, and --step-s how long it lasted. The baseline's own spread is not in the interval."""
@@ -75,6 +78,12 @@ class Follow(Common):
     def __post_init__(self) -> None:
         if not 0.01 <= self.poll_s <= 60.0:
             raise ConfigError(f"A look every {self.poll_s} s.", mend="Use 0.01 to 60 seconds.")
+        if len(set(self.features)) < len(self.features):
+            raise ConfigError("Two features have the same name.", mend="Give each entry of --features its own.")
+        if self.features and self.reference is None:
+            raise ConfigError(
+                "Features are named, and no drift is checked.", mend="Add --reference, or leave them out."
+            )
         if self.baselines and self.watch.step_s is None:
             raise ConfigError(
                 "Nobody knows how long a decision lasts.", mend="Say it with --step-s beside --baseline-cost."
@@ -144,7 +153,8 @@ def drift_monitor(config: Follow) -> DriftMonitor | None:
 
     Raises:
         DataError: the reference is not there, damaged, or cannot be a reference.
-        ConfigError: it is the log itself, its actions are continuous, or the settings allow no alarm.
+        ConfigError: it is the log itself, its actions are continuous, the settings allow no alarm, or there are more or
+            fewer names than features.
     """
     if config.reference is None:
         return None
@@ -153,7 +163,15 @@ def drift_monitor(config: Follow) -> DriftMonitor | None:
     num_actions = config.num_actions or told or taken
     if num_actions < taken:
         raise ConfigError(f"The reference took action {taken - 1}.", mend=f"Use --num-actions {taken} or more.")
-    return DriftMonitor.fit(episodes, num_actions, config.drift, seeds=Seeds(config.seed))
+    features = episodes.observations.shape[1]
+    if config.features and len(config.features) != features:
+        raise ConfigError(
+            f"{len(config.features)} names for the {features} entries of an observation.",
+            mend="Give --features one name for each.",
+        )
+    return DriftMonitor.fit(
+        episodes, num_actions, config.drift, seeds=Seeds(config.seed), names=config.features or None
+    )
 
 
 def _baseline_cost(words: str) -> tuple[str, float]:

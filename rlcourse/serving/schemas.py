@@ -12,6 +12,7 @@ _NUMBERS = {"type": "array", "items": {"type": ["number", "null"]}}
 _BOOLEANS = {"type": "array", "items": {"type": "boolean"}}
 ACTION_SCHEMA: dict[str, Any] = {
     "type": "object",
+    "additionalProperties": False,
     "required": ["observation"],
     "properties": {
         "observation": {"anyOf": [_NUMBERS, {"type": "array", "items": _NUMBERS}]},

@@ -32,8 +32,11 @@ Costs = Euros | Annotated[dict[Name, Euros], msgspec.Meta(max_length=NAMES_AT_ON
 Violations = Times | Annotated[dict[Name, Times], msgspec.Meta(max_length=NAMES_AT_ONCE)]
 
 
-class ActionRequest(msgspec.Struct):
-    """What a client asks. ``null`` in an observation stands for a reading that is missing."""
+class ActionRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client asks. ``null`` in an observation stands for a reading that is missing.
+
+    A word that is not among these is refused: ``"determinstic": false`` would otherwise be answered greedily, for months.
+    """
 
     observation: msgspec.Raw  # (D,) or (B, D) numbers
     deterministic: bool = True  # the likeliest action; false draws one

@@ -4,6 +4,7 @@ Alertmanager, a webhook, and the controller that is to go back by itself.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -106,12 +107,45 @@ class Clients:
         self._thread.join()
 
 
+class Crowd:
+    """Eight clients who keep asking another policy of the same service, a few hundred times a second together."""
+
+    def __init__(self, address: str) -> None:
+        self.host, _, port = address.partition(":")
+        self.port = int(port)
+        self.statuses: Counter[int] = Counter()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(place,)) for place in range(8)]
+
+    def _run(self, place: int) -> None:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10.0)
+        body = json.dumps({"observation": [0.1 * place, 0.0, 0.0, 0.0], "deadline_ms": 5_000}).encode()
+        headers = {"Content-Type": "application/json"}
+        while not self._stop.wait(0.02):
+            connection.request("POST", "/v1/policies/crowded/action", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            self.statuses[answer.status] += 1
+        connection.close()
+
+    def __enter__(self) -> Crowd:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
 @dataclass
 class Plant:
     """Everything that runs."""
 
     management: str
     clients: Clients
+    crowd: Crowd
     prometheus: str
     sidecar: str
     stack: Any  # the process of rlcourse monitor up
@@ -155,13 +189,21 @@ def plant(tmp_path: Path, inbox: Inbox, request: pytest.FixtureRequest) -> Itera
         words: tuple[object, ...] = (
             f"rl_policy@v1={good}",
             f"rl_policy@v2={other}",
+            f"crowded@v1={good}",
             "--state",
             tmp_path / "state",
             *free,
         )
         _, said = stack.enter_context(command("serve", "http", *words, "--management-port", 0, ready="ready after"))
         address, management = found(r" on http://(\S+) \(management on (http://[^)]+)\)", said)
-        words = (tmp_path / "state" / "decisions", "--position", tmp_path / "follow.json", *free)
+        words = (
+            tmp_path / "state" / "decisions",
+            "--position",
+            tmp_path / "follow.json",
+            "--policy",
+            "rl_policy",
+            *free,
+        )
         quick = ("--horizon-s", 1, "--success-return", STEPS, "--poll-s", 0.1)
         _, said = stack.enter_context(command("monitor", "follow", *words, *quick, ready="ready: "))
         (sidecar,) = found(r"ready: http://(\S+)/metrics", said)
@@ -172,11 +214,12 @@ def plant(tmp_path: Path, inbox: Inbox, request: pytest.FixtureRequest) -> Itera
         watching = command("monitor", "up", *words, *limits, *quick, *told, ready="ready: ")
         process, said = stack.enter_context(watching)
         (prometheus,) = found(r"ready: (http://\S+) ", said)
-        clients = stack.enter_context(Clients(address))
-        found_ = Plant(management, clients, prometheus, f"http://{sidecar}", process, tmp_path)
+        clients, crowd = stack.enter_context(Clients(address)), stack.enter_context(Crowd(address))
+        found_ = Plant(management, clients, crowd, prometheus, f"http://{sidecar}", process, tmp_path)
         # Before the release the incumbent earns what it always did.
         until(lambda: asked(prometheus, f'rl_episode_return_mean{{version="v1"}} == {STEPS}'), "the incumbent's return")
         yield found_
+        assert set(crowd.statuses) == {200}  # a release that goes back is none of theirs
 
 
 def found(pattern: str, said: str) -> tuple[str, ...]:
@@ -233,6 +276,7 @@ def test_a_canary_that_turns_bad_is_alerted_on_and_taken_back(plant: Plant, inbo
     last = read_audit(controller.folder / "audit.jsonl").entries[-1]
     assert (last.who, last.what) == ("prometheus", "roll back")
     assert "Version v2 of rl_policy earns less than the baseline would" in last.why
+    assert plant.crowd.statuses[200] > 10 * len(plant.clients.answered)  # under load, then
     # Both versions had answered, and now the old one answers everybody.
     routing = controller.release.routing(0)
     for name, version in plant.clients.answered:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlcourse.errors import ServerError
+from rlcourse.errors import ConfigError, ServerError
 from rlcourse.experience.card import DatasetCard
 from rlcourse.experience.minari_files import save_dataset
 from rlcourse.monitoring.exposing import Exposed
@@ -84,6 +84,20 @@ def test_what_a_reference_may_be(tmp_path: Path, kind: str) -> None:
     assert monitor is not None
     assert (len(monitor.reference), monitor.ruler.num_actions) == (6, num_actions)
     assert drift_monitor(Follow(log=tmp_path)) is None
+    size = healthy.observations.shape[1]
+    called = tuple(f"entry-{n}" for n in range(size))
+    named = drift_monitor(Follow(log=tmp_path, reference=name, root=tmp_path, features=called))
+    assert named is not None
+    assert monitor.ruler.names == tuple(map(str, range(size)))
+    assert [one.feature for one in named.compare(named.reference).findings if one.check == "ks"] == list(called)
+    with pytest.raises(ConfigError, match=f"{size - 1} names for the {size} entries"):
+        drift_monitor(Follow(log=tmp_path, reference=name, root=tmp_path, features=called[1:]))
+
+
+@pytest.mark.parametrize(("features", "reference"), [(("a", "a"), "plant/healthy-v0"), (("a", "b"), None)])
+def test_names_that_name_nothing_are_refused(features: tuple[str, ...], reference: str | None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Follow(log=tmp_path, reference=reference, features=features)
 
 
 def test_what_is_exposed() -> None:

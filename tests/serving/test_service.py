@@ -218,6 +218,7 @@ def test_a_request_that_waited_past_its_deadline_gets_the_fallback() -> None:
         (b'{"observation": [0, 0], "mask": [false, false, false]}', 422),
         (b'{"observation": [[0, 0]], "mask": [[true, true, true], [true, true, true]]}', 422),
         (b'{"observation": [0, 0], "deterministic": 1}', 422),
+        (b'{"observation": [0, 0], "determinstic": false}', 422),
         (b'{"observation": [0, 0], "session": "a\\nb"}', 422),
         (b'{"observation": [0, 0], "session": ""}', 422),
         (b'{"observation": [0, 0], "deadline_ms": 0}', 422),
