@@ -43,7 +43,8 @@ QUALITIES = ("medium", "mixed")
 ALPHAS = (0, 1, 10, 50)
 COMMON = "--n-step 1 --updates 6000 --eval-every 3000"
 SETTINGS = tuple(
-    f"{COMMON} --iql.tau 0.9 --iql.inverse-temperature 3 --td3-bc.alpha 5 --cql-continuous.alpha 3 "
+    f"{COMMON} --reward-scale 0.1 --iql.tau 0.9 --iql.inverse-temperature 30 --td3-bc.alpha 10 "
+    "--td3-bc.learning-rate 0.00075 --td3-bc.target-rate 0.005 --cql-continuous.layer-norm --cql-continuous.alpha 1 "
     "--cql-continuous.samples 10 --cql-continuous.gradient-draws 4".split()
 )
 FEW_SAMPLES = tuple(f"{COMMON} --cql-continuous.samples 4".split())

@@ -18,6 +18,7 @@ BENCHMARKS = (
     ("baselines.py", "equal"),
     ("baselines.py", "dqn"),
     ("baselines.py", "sac"),
+    ("baselines.py", "sac-solve"),
     ("baselines.py", "scores"),
     ("off_policy.py", "speed"),
     ("off_policy.py", "ranking"),
