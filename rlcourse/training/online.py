@@ -96,6 +96,23 @@ _PRESETS: dict[tuple[str, str], OnlineSettings] = {
             anneal=True,
         ),
     ),
+    ("dqn", "Acrobot-v1"): OnlineSettings(
+        DQNConfig(hidden=(128, 128), dueling=True),
+        OffPolicyConfig(
+            num_steps=100_000,
+            num_envs=16,
+            exploration_steps=10_000,
+            final_epsilon=0.04,
+            steps_per_update=4,
+            n_step=5,
+            anneal=True,
+        ),
+    ),
+    # A swing takes longer than CartPole's 32 steps of a rollout, and little of what comes after it matters.
+    ("ppo", "Pendulum-v1"): OnlineSettings(
+        PPOConfig(learning_rate=1e-3, epochs=10, batch_size=256, lambda_=0.95),
+        OnPolicyConfig(num_steps=200_000, num_envs=16, rollout_steps=128, gamma=0.9, eval_every=51_200),
+    ),
     ("ppo", "rlcourse/ServerRoom-v0"): OnlineSettings(
         PPOConfig(learning_rate=2e-3, epochs=6, batch_size=768, lambda_=0.9, entropy_weight=0.002),
         OnPolicyConfig(num_steps=400_000, num_envs=64, rollout_steps=36, gamma=0.98, eval_every=51_200),
