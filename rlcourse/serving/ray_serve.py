@@ -8,6 +8,7 @@ the answer ``{"action": ..., "version": ...}`` with ``probabilities`` and ``memo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,8 @@ def deployment(source: str | Path, *, replicas: int = 1, cpus: float = 1.0) -> s
 def running(source: str | Path, *, port: int = 8000, replicas: int = 1) -> Iterator[str]:
     """Ray and the policy on this machine alone; gives the address, and stops both at the end."""
     application = deployment(source, replicas=replicas)
+    # Ray kills a proxy that is not up within 5 seconds and begins another, for ever on a machine that needs 6.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     ray.init(num_cpus=replicas + 1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=QUIET)

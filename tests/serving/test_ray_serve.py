@@ -60,7 +60,7 @@ def test_ray_serve_answers_as_the_policy_does(tmp_path: Path) -> None:
         [sys.executable, "-c", PROGRAM, *words],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=420,
         env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
