@@ -40,7 +40,7 @@ def compared_rows(reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 def _without_targets(value: Any) -> Any:
     # Where a report was written to says nothing of what is in it, and mostly names a folder that is gone.
     if isinstance(value, dict):
-        return {key: _without_targets(item) for key, item in value.items() if key != "json"}
+        return {key: _without_targets(item) for key, item in value.items() if key not in ("json", "folder")}
     return [_without_targets(item) for item in value] if isinstance(value, list) else value
 
 

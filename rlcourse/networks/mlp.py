@@ -273,8 +273,9 @@ def twin_q(spec: TaskSpec, hidden: Sequence[int]) -> TwinQNetwork | TwinActionQN
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # (2, B, I), (2, I, O) and (2, 1, O) to (2, B, O). Batched products with a single column are slow on CPUs: 170 against
-    # 30 microseconds for 256x256, and a program cannot join them with the ReLU before.
+    # (2, B, I), (2, I, O) and (2, 1, O) to (2, B, O). Batched products with a single column are slow on CPUs, and a program
+    # cannot join them with the ReLU before. Of a 4-256-256-1 network and 256 rows, gradients take 3.2 in place of 4.7 ms
+    # plain, and 3.2 in place of 3.6 compiled.
     if weight.shape[-1] == 1:
         return (x * weight.mT).sum(-1, keepdim=True) + bias
     return torch.baddbmm(bias, x, weight)
