@@ -35,6 +35,8 @@ class Dataset(Common):
     """Gymnasium name of the task, or a word for it."""
     policy: str | None = None
     """Only the decisions that this policy was asked for. Needed where the log holds several."""
+    version: str | None = None
+    """Only the decisions of this version. Needed where the versions' observations are not of one length."""
     num_actions: int | None = None
     """How many actions there are. By default as many as the decisions and their masks show. Not for continuous actions."""
     as_taken: bool = False
@@ -52,7 +54,13 @@ def run(config: Dataset) -> int:
     started = time.perf_counter()
     if not config.overwrite:
         refuse_existing(config.name, root=config.root)  # before the work, not after it
-    joined = read_episodes(config.log, config.policy, as_taken=config.as_taken, num_actions=config.num_actions)
+    joined = read_episodes(
+        config.log,
+        config.policy,
+        version=config.version,
+        as_taken=config.as_taken,
+        num_actions=config.num_actions,
+    )
     episodes = joined.episodes
     versions = Counter(joined.versions)
     left_out = {
@@ -61,6 +69,8 @@ def run(config: Dataset) -> int:
         "overridden_by_no_action": joined.no_action,
         "given_up": joined.given_up,
         "orphans": joined.orphans,
+        "conflicts": joined.conflicts,
+        "misfits": joined.misfits,
     }
     card = DatasetCard(
         env_id=config.env,
@@ -86,6 +96,7 @@ def run(config: Dataset) -> int:
         f"left out: {joined.without_reward} without a reward, {joined.unusable} with readings missing, "
         f"{joined.no_action} overridden by no action{_unnamed(joined, config)}, {joined.given_up} at the end of episodes "
         f"that were cut off; {joined.orphans} rewards belong to no decision",
+        *_unclear(joined),
         f"written to {folder}",
     ]
     show_result("\n".join(lines), config.json)
@@ -102,6 +113,15 @@ def run(config: Dataset) -> int:
     }
     write_report(config.json, report("serve dataset", config, seconds=seconds, results=[row]))
     return 0
+
+
+def _unclear(joined: Joined) -> list[str]:
+    """What clients should mend, where there is any of it."""
+    said = {
+        "decisions left out: their request id is also another's, and the reward named no session": joined.conflicts,
+        "next observations passed over: of another length, or beyond 32 bits": joined.misfits,
+    }
+    return [f"{count} {words}" for words, count in said.items() if count]
 
 
 def _unnamed(joined: Joined, config: Dataset) -> str:

@@ -51,7 +51,7 @@ class Fallback:
         if not self.numbers:
             return
         if bounds is None:
-            if not self.words.isdecimal():
+            if not self.words.isdecimal() or int(self.words) >= num_actions:
                 raise ConfigError(
                     f"The fallback {self.words!r} is not the number of an action, and this policy counts its actions.",
                     mend=f"Use uniform, or 0 to {num_actions - 1}.",

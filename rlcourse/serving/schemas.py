@@ -105,9 +105,12 @@ _REWARD: dict[str, Any] = {
         "reward": _NUMBER,
         "terminated": {"type": "boolean"},
         "truncated": {"type": "boolean"},
-        "next_observation": {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]},
+        "next_observation": {
+            "anyOf": [{"type": "array", "items": _NUMBER}, {"type": "null"}],
+            "description": "As long as an observation of a policy here; another length is refused.",
+        },
         "row": _TIMES,
-        "session": NAME_SCHEMA,
+        "session": {**NAME_SCHEMA, "description": "Of the decision, if it had one. Tells decisions of one id apart."},
         "executed": {
             "anyOf": [_EXECUTED, {"type": "null"}],
             "description": "The action that was carried out, where a person or a safety layer may have replaced the "

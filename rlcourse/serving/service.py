@@ -314,8 +314,10 @@ class PolicyService:
 
     def rewards(self, requests: Sequence[wire.RewardRequest]) -> None:
         """See :meth:`reward`; all of them, or none where one is refused."""
+        # Whose decision it was is not remembered, so what fits any version will do; a log's reader knows the policy.
+        loaded = [one for entry in self.shelf.entries.values() for one in entry.versions.values()]
         for request in requests:
-            self._demand_action(request.executed)
+            _demand_fitting(request, loaded)
         for request in requests:
             self._write(request)
 
@@ -323,22 +325,10 @@ class PolicyService:
         """Write a reward into the log; at the end of an episode, drop the session's memory.
 
         Raises:
-            Refused: 422, what was carried out is no action of any version that is loaded.
+            Refused: 422, what was carried out is no action of any version that is loaded, or what was seen then is no
+                observation of any.
         """
         self.rewards([request])
-
-    def _demand_action(self, executed: wire.Executed | None) -> None:
-        if executed is None:
-            return
-        # Whose decision it was is not remembered, so any version's action will do; a log's reader knows the policy.
-        loaded = [one for entry in self.shelf.entries.values() for one in entry.versions.values()]
-        if loaded and not any(possible(executed.action, one.policy.num_actions, one.actions) for one in loaded):
-            raise Refused(
-                422,
-                f"executed: {executed.action} is no action of any policy here.",
-                mend="Send an action as the answers name them. If none of them was carried out, send no reward for that "
-                "decision: the episode is cut off before it.",
-            )
 
     def _write(self, request: wire.RewardRequest) -> None:
         self.recorder.append(
@@ -354,6 +344,7 @@ class PolicyService:
                     request.executed,
                     request.cost,
                     request.violations,
+                    request.session,
                 )
             )
         )
@@ -371,3 +362,24 @@ class PolicyService:
                 if loaded.sessions is not None:
                     dropped |= loaded.sessions.forget(session)
         return dropped
+
+
+def _demand_fitting(request: wire.RewardRequest, loaded: Sequence[Loaded]) -> None:
+    """Whether a reward can be of one of the versions at all; without any, nobody knows."""
+    done, seen = request.executed, request.next_observation
+    if not loaded:
+        return
+    if done is not None and not any(possible(done.action, one.policy.num_actions, one.actions) for one in loaded):
+        raise Refused(
+            422,
+            f"executed: {done.action} is no action of any policy here.",
+            mend="Send an action as the answers name them. If none of them was carried out, send no reward for that "
+            "decision: the episode is cut off before it.",
+        )
+    sizes = {one.policy.obs_size for one in loaded}
+    if seen is not None and len(seen) not in sizes:
+        raise Refused(
+            422,
+            f"next_observation: there are {len(seen)} numbers.",
+            mend=f"Send {' or '.join(map(str, sorted(sizes)))} of them, as in a request for an action; or leave it out.",
+        )

@@ -80,9 +80,9 @@ class RewardRequest(msgspec.Struct, forbid_unknown_fields=True):
     reward: Number
     terminated: bool = False  # the task ended here
     truncated: bool = False  # the episode was cut off here
-    next_observation: list[float] | None = None  # what was seen then; wanted where an episode is cut off
+    next_observation: list[Number] | None = None  # what was seen then; wanted where an episode is cut off
     row: Times = 0  # which observation of a batch
-    session: Name | None = None  # its memory is dropped at the end of the episode
+    session: Name | None = None  # of the decision; its memory is dropped at the end of the episode
     executed: Executed | None = None  # null: what was answered, or nobody knows
     cost: Costs | None = None  # what it cost, all together or by what for; null: nobody knows, which is not 0
     violations: Violations | None = None  # steps outside a safety limit, all together or by limit; null: nobody looked
@@ -121,6 +121,7 @@ class RewardLine(msgspec.Struct, tag="reward", tag_field="kind", omit_defaults=T
     executed: Executed | None = None
     cost: Costs | None = None
     violations: Violations | None = None
+    session: str | None = None  # tells decisions of one id apart
 
 
 class ShadowLine(msgspec.Struct, tag="shadow", tag_field="kind", omit_defaults=True):

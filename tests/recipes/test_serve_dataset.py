@@ -90,6 +90,27 @@ def test_an_override_by_what_is_no_action_is_left_out_and_counted(
     assert (other.card.num_actions, other.episodes.actions.max(), other.episodes.num_transitions) == (5, 4, 26)
 
 
+def test_a_version_is_chosen_and_what_is_unclear_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = DecisionLog(tmp_path / "log")
+    for version, size in (("v1", 1), ("v2", 2)):
+        for n in range(4):
+            name = f"{version}-{n}"
+            seen = wire.Raw(wire.encode([float(n)] * size))
+            log.append(wire.encode(wire.DecisionLine(name, 1.0, "p", version, seen, n % 2, 0.5, 1.0, session=version)))
+            log.append(
+                wire.encode(wire.RewardLine(name, 1.0, 1.0, n == 3, next_observation=[1e300] if n == 3 else None))
+            )
+    log.close()
+    assert made_from(tmp_path / "log", tmp_path / "set") == 1
+    assert "p v1 1, p v2 2" in capsys.readouterr().err
+    assert made_from(tmp_path / "log", tmp_path / "set", "--version", "v2", "--json", "-") == 0
+    captured = capsys.readouterr()
+    row = json.loads(captured.out)["results"][0]
+    assert (row["steps"], row["decisions"], row["misfits"], row["conflicts"]) == (4, 4, 2, 0)
+    assert "2 next observations passed over" in captured.err
+    assert load_dataset(tmp_path / "set").episodes.observations.shape == (5, 2)
+
+
 def test_continuous_actions_get_a_box_that_holds_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logged(saved("squashed-gaussian", tmp_path), tmp_path / "log")
     assert made_from(tmp_path / "log", tmp_path / "set") == 0

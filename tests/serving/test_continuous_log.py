@@ -89,7 +89,7 @@ def test_greedy_actions_have_no_density_and_mixed_logs_are_refused(tmp_path: Pat
     lines = [wire.read_line(line) for line in log.lines]
     assert np.isnan(join(lines).episodes.behaviour_probabilities).all()
     counted, more, _, _ = scripted()
-    answer = InProcessClient(counted).act([0.0, 0.0])
+    answer = InProcessClient(counted).act([0.0, 0.0], request_id="another")
     InProcessClient(counted).reward(answer.request_id, 1.0)
     with pytest.raises(DatasetInvalidError, match="several"):
         join([*lines, *map(wire.read_line, more.lines)])

@@ -44,6 +44,8 @@ def request(more: str) -> wire.RewardRequest:
         '"executed": {"action": 1, "reason": "line\\nbreak"}',
         '"executed": {"action": 1, "who": "mia"}',
         '"executed": 2',
+        '"next_observation": [1e300]',
+        '"next_observation": [null]',
     ],
 )
 def test_what_is_out_of_bounds_is_refused(more: str) -> None:
@@ -221,6 +223,20 @@ def test_the_service_refuses_what_is_no_action(save: Callable[..., Any], tmp_pat
         wire.Executed(99),
         wire.Executed(count - 1),
     ], "of a list all are taken, or none"
+
+
+def test_the_service_refuses_what_none_of_its_policies_could_have_seen(save: Callable[..., Any]) -> None:
+    assembly = assembled()
+
+    def told(size: int) -> tuple[str, str, dict[str, Any]]:
+        return "POST", "/v1/rewards", {"request_id": "one", "reward": 1.0, "next_observation": [0.5] * size}
+
+    (unknown,) = asked(assembly.application, told(3))
+    assert unknown.status_code == 202, "no policy is loaded whose observations could be known"
+    assembly.load("rl_policy", save()[0])
+    fits, short, huge = asked(assembly.application, told(4), told(3), told(5))
+    assert [one.status_code for one in (fits, short, huge)] == [202, 422, 422]
+    assert "4 of them" in short.json()["mend"]
 
 
 def test_explored_against_a_naive_look() -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +115,8 @@ def test_ten_thousand_sessions_stay_within_the_bound(tmp_path: Path) -> None:
 
 def decision(request_id: str, obs: str = "[1,2]", action: int | list[int] = 0, **more: object) -> wire.DecisionLine:
     raw = wire.Raw(obs.encode())
-    settings = {"propensity": 0.5, "latency_ms": 1.0, **more}
-    return wire.DecisionLine(request_id, 1.0, "p", "v1", raw, action, **settings)  # type: ignore[arg-type]
+    settings = {"version": "v1", "propensity": 0.5, "latency_ms": 1.0, **more}
+    return wire.DecisionLine(request_id, 1.0, "p", observation=raw, action=action, **settings)  # type: ignore[arg-type]
 
 
 def reward(request_id: str, value: float, **more: object) -> wire.RewardLine:
@@ -286,6 +287,68 @@ def test_a_missing_reward_cuts_an_episode_there() -> None:
     assert joined.episodes.observations.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]]
     assert joined.episodes.terminated.tolist() == [False, False]
     assert (joined.without_reward, joined.given_up) == (1, 1)
+
+
+def test_clients_that_use_the_same_ids_keep_their_own_decisions() -> None:
+    lines: list[wire.DecisionLine | wire.RewardLine] = []
+    for session, value in (("a", 1.0), ("b", 5.0)):
+        lines += [decision(f"{n}", f"[{n},{value}]", n, session=session) for n in range(3)]
+        lines += [reward(f"{n}", value + n, session=session, terminated=n == 2) for n in range(3)]
+    joined = join(lines)
+    assert joined.episodes.rewards.tolist() == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0]
+    assert joined.episodes.lengths.tolist() == [3, 3]
+    assert (joined.decisions, joined.conflicts, joined.orphans) == (6, 0, 0)
+
+
+def test_a_reward_that_could_be_anybodys_is_nobodys_and_is_counted() -> None:
+    lines: list[wire.DecisionLine | wire.RewardLine] = [
+        decision("1", "[1,1]", session="a"),
+        decision("1", "[2,2]", session="b"),
+        decision("2", "[3,3]", session="a"),
+        decision("2", "[4,4]", session="a"),  # no client that asks again: it asks about something else
+        decision("3", "[5,5]"),
+        decision("3", "[5,5]", 1),  # asks again
+        *(reward(name, float(name)) for name in "123"),
+    ]
+    joined = join(lines)
+    assert (joined.episodes.rewards.tolist(), joined.episodes.actions.tolist()) == ([3.0], [1])
+    assert (joined.decisions, joined.conflicts, joined.without_reward) == (5, 4, 0)
+    other = wire.DecisionLine("3", 1.0, "other", "v1", wire.Raw(b"[6]"), 0, 0.5, 1.0)
+    with pytest.raises(DatasetInvalidError):  # of the other policy's decision, perhaps
+        join([*lines, other], "p")
+
+
+def test_a_next_observation_that_cannot_have_followed_costs_one_step_and_not_the_log() -> None:
+    lines: list[wire.DecisionLine | wire.RewardLine] = []
+    for session, follows in (("a", [9.0, 9.0]), ("b", [9.0]), ("c", [1e300, 0.0])):
+        lines += [decision(f"{session}{n}", f"[{n},0]", session=session) for n in range(3)]
+        lines += [reward(f"{session}{n}", 1.0) for n in range(2)]
+        lines.append(reward(f"{session}2", 1.0, truncated=True, next_observation=follows))
+    joined = join(lines)
+    assert joined.episodes.lengths.tolist() == [3, 2, 2]
+    assert (joined.misfits, joined.given_up) == (2, 2)
+    assert np.isfinite(joined.episodes.observations).all()
+
+
+def test_versions_with_other_observations_are_told_apart() -> None:
+    def lines() -> Iterator[wire.DecisionLine | wire.RewardLine]:
+        for n in range(4):
+            yield decision(f"r{n}", "[1,2]" if n < 2 else "[1,2,3]", session="s", version="v1" if n < 2 else "v2")
+            yield reward(f"r{n}", float(n))
+
+    with pytest.raises(DatasetInvalidError, match="p v1 2, p v2 3"):
+        join(lines())
+    for version, rewards in (("v1", [0.0]), ("v2", [2.0])):
+        joined = join(lines(), version=version)
+        assert joined.episodes.rewards.tolist() == rewards
+        assert (joined.decisions, joined.given_up, joined.without_reward) == (2, 1, 0)
+
+
+def test_an_episode_is_cut_where_another_version_decided() -> None:
+    lines = [decision(f"r{n}", f"[{n},{n}]", session="s", version="v2" if n == 2 else "v1") for n in range(5)]
+    joined = join([*lines, *(reward(f"r{n}", float(n)) for n in range(5))], version="v1")
+    assert joined.episodes.rewards.tolist() == [0.0, 1.0, 3.0]
+    assert joined.episodes.observations[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_log_on_the_disk_becomes_episodes(tmp_path: Path) -> None:

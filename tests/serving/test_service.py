@@ -264,6 +264,13 @@ def test_settings_that_mean_nothing_are_refused() -> None:
             ServiceConfig(**settings)
 
 
+@pytest.mark.parametrize("words", ["3", "9", "-1", "1.5"])
+def test_a_fallback_that_is_none_of_the_policys_actions_is_refused(words: str) -> None:
+    scripted(fallback="2")
+    with pytest.raises(ConfigError, match="0 to 2"):
+        scripted(fallback=words)
+
+
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         read_artifact(tmp_path)
