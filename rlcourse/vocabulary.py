@@ -26,7 +26,8 @@ from torch import Tensor
 from rlcourse.errors import ConfigError, ShapeError
 
 Metrics = Mapping[str, Tensor]
-"""Named 0-d tensors. They stay on the device: reading one with ``.item()`` waits for the device, so the loop decides when."""
+"""Named tensors: 0-d ones are numbers, those with more entries are samples of something whose spread is worth knowing.
+They stay on the device: reading one with ``.item()`` waits for the device, so the loop decides when."""
 
 
 @dataclass(frozen=True, slots=True)

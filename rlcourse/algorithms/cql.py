@@ -80,12 +80,12 @@ class CQL:
 
     def update(self, batch: Batch) -> Metrics:
         """One step down the gradient of the loss, then the target follows."""
-        _, (td_loss, penalty, q_mean) = self.descent.step(batch, self._look_up(batch))
+        _, (td_loss, penalty, q) = self.descent.step(batch, self._look_up(batch))
         self.updates += 1
         if self.config.target_every > 1 and self.updates % self.config.target_every == 0:
             self._follow()
             self._judged = None
-        return {"td_loss": td_loss, "conservative_penalty": penalty, "q_mean": q_mean}
+        return {"td_loss": td_loss, "conservative_penalty": penalty, "q": q}
 
     def read_ahead(self, next_obs: Tensor) -> None:
         """Remember ``(S, D)``, where the log leads; of use to a target network that stands still."""
@@ -108,7 +108,7 @@ class CQL:
         q = self.q(batch.obs)  # (B, A)
         td_loss = squared_td_error(q, batch.action, target).mean()
         penalty = conservative_penalty(q, batch.action).mean()
-        return td_loss + self.config.alpha * penalty, (td_loss.detach(), penalty.detach(), q.detach().mean())
+        return td_loss + self.config.alpha * penalty, (td_loss.detach(), penalty.detach(), q.detach())
 
     def _follow(self) -> None:
         polyak_update_(self.target_q, self.q, self.config.target_rate)

@@ -140,14 +140,14 @@ class ContinuousCQL:
         teeth = torch.rand(
             self.config.gradient_draws or 0, len(batch.reward), device=batch.obs.device, generator=self._generator
         )
-        _, (td_loss, penalty, policy_loss, temperature, alpha, q_mean) = self.descent.step(batch, noise, even, teeth)
+        _, (td_loss, penalty, policy_loss, temperature, alpha, q) = self.descent.step(batch, noise, even, teeth)
         return {
             "td_loss": td_loss,
             "conservative_penalty": penalty,
             "policy_loss": policy_loss,
             "temperature": temperature,
             "alpha": alpha,
-            "q_mean": q_mean,
+            "q": q,
         }
 
     def _follow(self) -> None:
@@ -181,7 +181,7 @@ class ContinuousCQL:
             alpha = free.detach()
             loss = loss - free * (0.5 * penalty.detach() - config.lagrange_gap)
         loss = loss + alpha * penalty
-        kept = (td_loss, 0.5 * penalty, policy_loss, temperature, alpha, q.mean())
+        kept = (td_loss, 0.5 * penalty, policy_loss, temperature, alpha, q)
         return loss, tuple(number.detach() for number in kept)
 
     def _judged(self, batch: Batch, drawn: Tensor, log_density: Tensor, teeth: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,7 @@ class DQN:
             self.updates += len(due)
             if every > 1 and self.updates % every == 0:
                 self._follow()
-        return dict(zip(("td_loss", "q_mean"), kept, strict=True))
+        return dict(zip(("td_loss", "q"), kept, strict=True))
 
     def _follow(self) -> None:
         polyak_update_(self.target_q, self.q, self.config.target_rate)
@@ -110,7 +110,7 @@ class DQN:
         target = self.target(batch)
         taken = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)  # (B,)
         loss = functional.smooth_l1_loss(taken, target)
-        return loss, (loss.detach(), taken.detach().mean())
+        return loss, (loss.detach(), taken.detach())
 
     @torch.no_grad()
     def target(self, batch: Batch) -> Tensor:

@@ -97,13 +97,13 @@ class SAC:
     def update(self, batch: Batch) -> Metrics:
         """One step for Q, the policy and the temperature, then the target follows."""
         next_noise, noise = (self._policy.noise(len(batch), self._generator) for _ in range(2))
-        _, (q_loss, policy_loss, temperature, entropy, q_mean) = self.descent.step(batch, next_noise, noise)
+        _, (q_loss, policy_loss, temperature, entropy, q) = self.descent.step(batch, next_noise, noise)
         return {
             "q_loss": q_loss,
             "policy_loss": policy_loss,
             "temperature": temperature,
             "entropy": entropy,
-            "q_mean": q_mean,
+            "q": q,
         }
 
     def _follow(self) -> None:
@@ -127,7 +127,7 @@ class SAC:
         entropy_loss = temperature_loss(self.log_temperature, entropy, self.target_entropy)
 
         # Each weight is in one of the three alone, so the gradient of the sum is all three gradients.
-        kept = (q_loss.detach(), policy_loss.detach(), temperature, entropy, q.detach().mean())
+        kept = (q_loss.detach(), policy_loss.detach(), temperature, entropy, q.detach())
         return q_loss + policy_loss + entropy_loss, kept
 
     def anneal(self, fraction: float) -> None:

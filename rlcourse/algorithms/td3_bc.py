@@ -99,8 +99,8 @@ class TD3BC:
     def update(self, batch: Batch) -> Metrics:
         """One step for Q and, every other time, one for the policy."""
         noise = torch.empty_like(batch.action).normal_(generator=self._generator)
-        _, (q_loss, q_mean) = self.q_descent.step(batch, noise)
-        metrics = {"q_loss": q_loss, "q_mean": q_mean}
+        _, (q_loss, q) = self.q_descent.step(batch, noise)
+        metrics = {"q_loss": q_loss, "q": q}
         self.updates += 1
         if self.updates % self.config.policy_every == 0:
             _, (policy_loss, distance) = self.descent.step(batch)
@@ -117,7 +117,7 @@ class TD3BC:
         q = self.q(batch.obs, batch.action)  # (2, B)
         return half_squared_error(q, target).mean(-1).sum(), (
             half_squared_error(q.detach(), target).mean(),
-            q.detach().mean(),
+            q.detach(),
         )
 
     def _policy_loss(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:

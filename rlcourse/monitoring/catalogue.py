@@ -209,7 +209,7 @@ CATALOGUE: tuple[Signal, ...] = (
         "histogram",
         "reward",
         ("policy",),
-        "Mean Q-value of the actions of a batch, one observation each time training logs.",
+        "Q-values of a batch's actions: each time training logs, the middle of every fifth of them, so five observations.",
         SIGNED_BUCKETS,
         source="training",
         needs="a learner with Q-values, such as dqn or sac",

@@ -9,6 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from rlcourse.vocabulary import Metrics
+
+SHARES = (10, 30, 50, 70, 90)
+"""Percentiles that stand for a batch: each is the middle of a fifth of it."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -20,6 +27,8 @@ class Metric:
     logged_by: tuple[str, ...]
     """Names of algorithms, or of loops (offline, off-policy, on-policy)."""
 
+
+_WITH_Q = ("cql", "cql_continuous", "dqn", "sac", "td3_bc")
 
 # Every name that the loops and learners of this package log; the reference shows it as its table.
 METRICS: dict[str, Metric] = {
@@ -78,11 +87,20 @@ METRICS: dict[str, Metric] = {
         ("cql", "cql_continuous"),
     ),
     "loss/q_mean": Metric(
-        "Mean Q-value of the batch's actions. Far above any possible return it means overestimation.",
+        "Mean Q-value of the batch's actions (cql: of all actions). Far above any possible return it means overestimation.",
         "reward",
         "neither",
-        ("cql", "cql_continuous", "dqn", "sac", "td3_bc"),
+        _WITH_Q,
     ),
+    **{
+        f"loss/q_p{share}": Metric(
+            f"{share} % of these Q-values lie below it.",
+            "reward",
+            "neither",
+            _WITH_Q,
+        )
+        for share in SHARES
+    },
     "loss/alpha": Metric(
         "Weight of the conservative penalty, where it finds itself.", "1", "neither", ("cql_continuous",)
     ),
@@ -113,6 +131,20 @@ METRICS: dict[str, Metric] = {
         "Worth of a nat of entropy in reward; it is learned.", "reward per nat", "neither", ("cql_continuous", "sac")
     ),
 }
+
+
+def logged(metrics: Metrics) -> dict[str, float]:
+    """What a learner's update returned, as numbers under ``loss/``: of a sample its mean and :data:`SHARES`."""
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        if value.ndim == 0:
+            numbers[f"loss/{name}"] = float(value)
+            continue
+        entries = value.detach().flatten().double().cpu()
+        numbers[f"loss/{name}_mean"] = float(entries.mean())
+        parts = torch.quantile(entries, torch.tensor(SHARES, dtype=entries.dtype) / 100)
+        numbers |= {f"loss/{name}_p{share}": float(part) for share, part in zip(SHARES, parts, strict=True)}
+    return numbers
 
 
 def metrics_table() -> str:

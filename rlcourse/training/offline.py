@@ -18,6 +18,7 @@ from rlcourse.evaluation.returns import episode_returns
 from rlcourse.experience.transitions import Transitions
 from rlcourse.randomness import Seeds
 from rlcourse.training.checkpoints import load_checkpoint, save_checkpoint
+from rlcourse.training.metrics import logged
 from rlcourse.vocabulary import ForesightedLearner, Learner, Metrics, NullTracker, Tracker
 
 ANNEAL_EVERY = 50
@@ -143,7 +144,7 @@ def train_offline(
             if config.anneal and update % ANNEAL_EVERY == 0:
                 learner.anneal(1.0 - update / config.updates)
             metrics = learner.update(transitions.sample(config.batch_size, drawing))
-        losses = {name: float(value) for name, value in metrics.items()}  # waits for the device: time is honest
+        losses = logged(metrics)  # waits for the device: time is honest
         run.seconds += time.perf_counter() - started
         done += steps
         bar.update(steps)
@@ -155,7 +156,7 @@ def train_offline(
             {
                 "eval/greedy_return": evaluation.greedy_return,
                 "eval/stochastic_return": evaluation.stochastic_return,
-                **{f"loss/{name}": value for name, value in losses.items()},
+                **losses,
             },
             step=done,
         )

@@ -11,6 +11,7 @@ from rlcourse.errors import ConfigError, TrainingDivergedError
 from rlcourse.experience.captured import rollout_collector
 from rlcourse.randomness import Seeds
 from rlcourse.training.captured import quickest
+from rlcourse.training.metrics import logged
 from rlcourse.training.runs import Evaluation, Stop, TrainingRun, greedy_return
 from rlcourse.vocabulary import Metrics, NullTracker, OnPolicyLearner, Tracker
 
@@ -101,7 +102,7 @@ def finite(metrics: Metrics, step: int) -> dict[str, float]:
     Raises:
         TrainingDivergedError: one of them is not finite.
     """
-    losses = {f"loss/{name}": float(value) for name, value in metrics.items()}
+    losses = logged(metrics)
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
         raise TrainingDivergedError(

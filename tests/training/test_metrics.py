@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlcourse.experience.transitions import Transitions
 from rlcourse.networks import UniformPolicy
 from rlcourse.randomness import Seeds
 from rlcourse.training.learners import FOR_COUNTED_ACTIONS, offline_learner
-from rlcourse.training.metrics import METRICS, metrics_table
+from rlcourse.training.metrics import METRICS, logged, metrics_table
 from rlcourse.training.off_policy import OffPolicyConfig, train_off_policy
 from rlcourse.training.offline import OfflineTrainingConfig, train_offline
 from rlcourse.vocabulary import Batch, ContinuousActions, DiscreteActions, ListTracker, Rollout, TaskSpec
@@ -63,7 +64,7 @@ def test_what_a_learner_returns_is_in_the_dictionary(algorithm: str) -> None:
     kind = CLASSES.get(algorithm, algorithm.upper())
     learner: Any = getattr(importlib.import_module(f"rlcourse.algorithms.{algorithm}"), kind)(spec)
     batch = experience(algorithm, spec)
-    found = {f"loss/{name}" for _ in range(2) for name in learner.update(batch)}  # two: td3_bc's policy waits for one
+    found = {name for _ in range(2) for name in logged(learner.update(batch))}  # two: td3_bc's policy waits for one
     assert found == promised(algorithm)
 
 
@@ -97,6 +98,15 @@ def test_what_the_on_policy_loop_logs_is_in_the_dictionary() -> None:
     learner = ppo.PPO(TaskSpec.unscaled(env.obs_size, env.num_actions))
     on_policy.train_on_policy(learner, env, config, seeds=SEEDS, tracker=tracker)
     assert names(tracker) == promised("on-policy", "ppo")
+
+
+def test_of_a_sample_the_mean_and_the_middles_of_its_fifths_are_logged() -> None:
+    q = torch.arange(10.0, 111.0).reshape(1, 101)[:, torch.randperm(101)]
+    found = logged({"q": q, "td_loss": torch.tensor(0.5)})
+    middles = {"loss/q_p10": 20.0, "loss/q_p30": 40.0, "loss/q_p50": 60.0, "loss/q_p70": 80.0, "loss/q_p90": 100.0}
+    assert found == pytest.approx({"loss/q_mean": 60.0, "loss/td_loss": 0.5} | middles)
+    q[0, 3] = torch.inf
+    assert not math.isfinite(logged({"q": q})["loss/q_mean"]), "one value that ran away is not hidden by the others"
 
 
 def test_the_table_in_the_book_is_the_dictionary() -> None:

@@ -518,14 +518,20 @@ def test_prometheus_names_what_training_logs(tmp_path: Path) -> None:
         assert found["rl_loss_bucket", (("le", "0.01"), *td_loss)] == 1.0
         assert found["rl_loss_bucket", (("le", "0.0"), *td_loss)] == 0.0
         assert not {"rl_q_value_count", "rl_training_exploration_ratio"} & {name for name, _ in found}, "never logged"
-        more = {"loss/gradient_norm": 0.5, "loss/q_mean": -3.0, "explore/epsilon": 0.1, "loss/kl": 1.0}
+        more = {"loss/gradient_norm": 0.5, "explore/epsilon": 0.1, "loss/kl": 1.0}
+        more |= {"loss/q_mean": 500.0, "loss/q_p10": -3.0, "loss/q_p50": -2.0, "loss/q_p90": 7.0}
         tracker.log({"eval/greedy_return": 12.0, **more}, step=500)
         tracker.log({"eval/greedy_return": 11.0}, step=400)
         tracker.log({"eval/greedy_return": 9.0}, step=600)
     found = prometheus_samples(path.read_text())
     assert found["rl_steps_to_threshold", who] == 400.0, "the first of them, not the last to be told"
     assert found["rl_gradient_norm_sum", who] == 0.5
-    assert found["rl_q_value_bucket", (("le", "-3.0"), *who)] == 1.0
+    assert [found["rl_q_value_bucket", (("le", bound), *who)] for bound in ("-10.0", "-3.0", "0.0", "+Inf")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert found["rl_training_exploration_ratio", who] == 0.1
     assert {dict(labels)["loss"] for name, labels in found if name == "rl_loss_count"} == {"td_loss"}, "kl is no loss"
     assert [file.name for file in path.parent.iterdir()] == ["x.prom"]

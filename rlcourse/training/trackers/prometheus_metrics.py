@@ -2,7 +2,8 @@
 
 ::
 
-    log(metrics, step) ──▶ rl_loss, rl_gradient_norm, rl_q_value          histograms: one observation for each call
+    log(metrics, step) ──▶ rl_loss, rl_gradient_norm                      histograms: one observation for each call
+                           rl_q_value                                     ... five: the middle of each fifth of a batch
                            rl_training_return, ..._exploration_ratio      gauges: the last value
                            rl_training_steps_total, rl_steps_to_threshold
                                 │
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlcourse.errors import ConfigError, MissingExtraError, ServerError
 from rlcourse.files import write_text
+from rlcourse.training.metrics import SHARES
 from rlcourse.training.trackers._shared import closed, prove_writable
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ SIGNED = (
     *(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
 )
 NORMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-RETURN, EPSILON, NORM, Q = "eval/greedy_return", "explore/epsilon", "loss/gradient_norm", "loss/q_mean"
+RETURN, EPSILON, NORM = "eval/greedy_return", "explore/epsilon", "loss/gradient_norm"
+Q = tuple(f"loss/q_p{share}" for share in SHARES)
+"""One observation each: a fifth of a batch, so the histogram is that of the Q-values, and not of their means."""
 LOSSES = ("_loss", "_penalty")
 """Ends of the names under ``loss/`` that a gradient step goes down; the other names there are looked at, not minimised."""
 
@@ -140,7 +144,7 @@ class PrometheusTracker:
                 gauge = GaugeMetricFamily(name, _HELP[name], labels=who)
                 gauge.add_metric(labels, value)
                 yield gauge
-            yield _histogram("rl_q_value", "Mean Q-value of a batch's actions", self._q, who)
+            yield _histogram("rl_q_value", "Q-values of a batch's actions", self._q, who)
             yield _histogram("rl_gradient_norm", "Length of the gradient before it was cut", self._norms, who)
             losses: dict[tuple[str, ...], _Buckets] = {(self.run, name): one for name, one in self._losses.items()}
             yield _histogram("rl_loss", "What gradient steps go down", losses, ("policy", "loss"))
@@ -156,7 +160,7 @@ class PrometheusTracker:
             self._gauges["rl_training_exploration_ratio"] = value
         elif name == NORM:
             self._norms.setdefault((self.run,), _Buckets(NORMS)).observe(value)
-        elif name == Q:
+        elif name in Q:
             self._q.setdefault((self.run,), _Buckets(SIGNED)).observe(value)
         elif name.startswith("loss/") and name.endswith(LOSSES):
             loss = name.removeprefix("loss/")
