@@ -3,10 +3,13 @@
     python benchmarks/continuous.py speed     writes book/results/continuous_speed.md
     python benchmarks/continuous.py study     writes book/results/continuous_study.md
     python benchmarks/continuous.py caution   writes book/results/continuous_alpha.md
+    python benchmarks/continuous.py logs      writes book/results/continuous_logs.md
 
 Speed: updates per second at the network sizes that CORL uses (IQL two hidden layers of 256, CQL three, with ten sampled
 actions from each of three sources), batch 256, one thread each, in turn, several rounds in one go. The log is random
 numbers of the size of Hopper's (11 in an observation, 3 in an action). d3rlpy lives in ``.venv-d3rlpy``, see cql.py.
+Logs: what the ready recipes collect on the three walking robots (extra ``mujoco``), as ``rlcourse offline describe`` sees it.
+A log that is not there yet is made, which takes up to an hour each.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from results import COMPARED, compared_rows, markdown_table, write_result
 from rlcourse.algorithms.cql_continuous import ContinuousCQL, ContinuousCQLConfig
 from rlcourse.algorithms.iql import IQL, IQLConfig
 from rlcourse.devices import torch_threads, wide_products
+from rlcourse.experience.card import summarise
+from rlcourse.experience.minari_files import load_dataset
 from rlcourse.experience.names import list_datasets
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.command_line import main as rlcourse
@@ -40,12 +45,13 @@ COUNTS = {"iql": 300, "cql": 25}
 DRAWS = {"iql": (None,), "cql": (None, 4)}
 """How many sampled actions carry the gradient of CQL's penalty; None: all 30."""
 QUALITIES = ("medium", "mixed")
+WALKERS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 ALPHAS = (0, 1, 10, 50)
 COMMON = "--n-step 1 --updates 6000 --eval-every 3000"
 SETTINGS = tuple(
     f"{COMMON} --reward-scale 0.1 --iql.tau 0.9 --iql.inverse-temperature 30 --td3-bc.alpha 10 "
-    "--td3-bc.learning-rate 0.00075 --td3-bc.target-rate 0.005 --cql-continuous.layer-norm --cql-continuous.alpha 1 "
-    "--cql-continuous.samples 10 --cql-continuous.gradient-draws 4".split()
+    "--td3-bc.learning-rate 0.00075 --td3-bc.target-rate 0.005 --cql-continuous.layer-norm --cql-continuous.alpha 0.3 "
+    "--cql-continuous.target-rate 0.005 --cql-continuous.samples 4 --cql-continuous.gradient-draws 4".split()
 )
 FEW_SAMPLES = tuple(f"{COMMON} --cql-continuous.samples 4".split())
 
@@ -53,12 +59,15 @@ FEW_SAMPLES = tuple(f"{COMMON} --cql-continuous.samples 4".split())
 def main() -> int:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "study", "caution"))
+    parser.add_argument("part", choices=("speed", "study", "caution", "logs"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
     arguments = parser.parse_args()
     command = f"python benchmarks/continuous.py {arguments.part}"
+    if arguments.part == "logs":
+        walkers(command)
+        return 0
     if arguments.part != "speed":
         (study if arguments.part == "study" else caution)(arguments.seeds, command)
         return 0
@@ -170,12 +179,56 @@ def caution(seeds: int, command: str) -> None:
 
 def compared(quality: str, seeds: int, algorithms: tuple[str, ...], *options: str) -> dict[str, Any]:
     """The report of ``rlcourse offline compare`` on a pendulum's log, which is made on first use."""
-    name = f"pendulum/{quality}-v0"
+    return compare(collected("Pendulum-v1", quality, 50_000), seeds, algorithms, *options)
+
+
+def walkers(command: str) -> None:
+    """What half-learned robots did, and what they did all the way there."""
+    rows, data = [], {}
+    for env_id, quality in product(WALKERS, ("medium", "replay")):
+        dataset = load_dataset(collected(env_id, quality, 100_000))
+        card, found = dataset.card, summarise(dataset.episodes, dataset.card)
+        returns, ends, told = found["returns"], found["ends"], card.details
+        rows.append(
+            [
+                env_id,
+                quality,
+                f"{found['episodes']:,}",
+                f"{100 * ends['time_limit'] / found['episodes']:.0f} %",
+                f"{returns['mean']:,.0f}",
+                f"{returns['min']:,.0f} / {returns['median']:,.0f} / {returns['max']:,.0f}",
+                f"{told['return_by_chance']:,.0f}, {told['best_return']:,.0f}",
+                f"{found['propensities']['action_entropy']:.2f}",
+            ]
+        )
+        data[dataset.name] = found
+    names = [
+        "task",
+        "log",
+        "episodes",
+        "cut off",
+        "mean return",
+        "lowest / median / highest",
+        "chance, best",
+        "entropy",
+    ]
+    body = (
+        "Logs of 100,000 transitions by a soft actor-critic that learned for 100,000 steps or a little more, seed 0. *cut "
+        "off*: share of episodes that the time limit ended; the others fell. *chance, best*: what random actions earn, and "
+        "the author at its best. *entropy*: of the author's actions, in nats, differential.\n\n"
+        + markdown_table(names, rows)
+    )
+    write_result("continuous_logs", body, command=command, data=data)
+
+
+def collected(env_id: str, quality: str, transitions: int) -> str:
+    """The name of a log, which is made on first use."""
+    name = f"{env_id.split('-')[0].lower()}/{quality}-v0"
     if name not in list_datasets():
-        words = ["--env", "Pendulum-v1", "--quality", quality, "--transitions", "50000"]
+        words = ["--env", env_id, "--quality", quality, "--transitions", str(transitions)]
         if rlcourse(["offline", "generate", *words]):
             raise SystemExit(1)
-    return compare(name, seeds, algorithms, *options)
+    return name
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ BENCHMARKS = (
     ("continuous.py", "speed"),
     ("continuous.py", "study"),
     ("continuous.py", "caution"),
+    ("continuous.py", "logs"),
     ("datasets.py",),
     ("grading.py",),
     ("tuning.py",),
