@@ -40,7 +40,8 @@ class Serve(Common):
 
     artifact: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders of saved policies, as FOLDER, NAME=FOLDER or NAME@VERSION=FOLDER. The name is rl_policy and the version the
-    first digits of the weights' checksum where none is given; the first version of a name is its default."""
+    first digits of the weights' checksum where none is given; the first version of a name is its default, unless the state
+    folder says which one was."""
     state: Path | None = None
     """Folder for the decision log, sessions and the chosen versions; without it nothing outlives the process."""
     api_keys: Path | None = None
@@ -92,6 +93,8 @@ def run(config: Serve) -> int:
         assembly.restore()
 
         def listening(public: str, private: str) -> None:
+            for line in assembly.defaults():
+                say(line)
             say(f"serving {', '.join(assembly.shelf.entries)} on {public} (management on {private})")
             say(f"ready after {time.perf_counter() - started:.2f} s")
 

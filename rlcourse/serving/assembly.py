@@ -37,7 +37,7 @@ from rlcourse.serving.policies import read_artifact
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.server import ServerConfig, run
 from rlcourse.serving.service import PolicyService, ServiceConfig
-from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
+from rlcourse.serving.shelf import Entry, Loaded, Shelf, ShelfConfig
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ class Assembly:
         self.counting.shadows_dropped = lambda: self.service.shadows.dropped
         self._saved = time.monotonic()
         self._saving: threading.Thread | None = None
+        self._named: dict[str, str] = {}  # the first version of each name that was loaded before the state was read
+        self._restored: set[str] = set()  # names whose default the state says
         self._problem: str | None = None
         self._warned = False
 
@@ -136,6 +138,7 @@ class Assembly:
         if self.state is None:
             return
         path = self.state / "shelf.json"
+        self._named = {name: next(iter(entry.versions)) for name, entry in self.shelf.entries.items()}
         if path.exists():
             try:
                 known = json.loads(path.read_text(encoding="utf-8"))
@@ -149,8 +152,32 @@ class Assembly:
         for loaded in self._loaded():
             saved = self._sessions_path(loaded)
             if loaded.sessions is not None and saved.exists():
-                loaded.sessions.restore(saved)
+                foreign = loaded.sessions.restore(saved)
+                if foreign:
+                    logger.warning(
+                        "%s holds %d memories that other weights made. %s %s means nothing by them: these sessions begin anew.",
+                        saved,
+                        foreign,
+                        loaded.name,
+                        loaded.version,
+                    )
         self.note_shelf()
+
+    def defaults(self) -> list[str]:
+        """Which version answers by default, policy by policy, and why it and no other."""
+        return [self._default(name, entry) for name, entry in self.shelf.entries.items()]
+
+    def _default(self, name: str, entry: Entry) -> str:
+        version, named = entry.default.version, self._named.get(name)
+        if name not in self._restored or self.state is None:
+            why = "the first that was named" if len(entry.versions) > 1 else "the only one"
+        else:
+            why = f"as {self.state / 'shelf.json'} says"
+            if named not in (None, version):
+                why += (
+                    f", and not {named}, which was named first: make it the default, or begin with another state folder"
+                )
+        return f"{name}: version {version} answers by default, {why}"
 
     def _restore_entry(self, name: str, known: dict[str, object]) -> None:
         here = self.shelf.entries.get(name)
@@ -175,6 +202,7 @@ class Assembly:
             except Refused as refusal:  # a folder holds another policy by now; the default has to answer all the same
                 logger.warning("%s alone answers: %s", routing.live, refusal)
                 self.shelf.route(name, Routing(routing.live))
+            self._restored.add(name)
             history = known["history"]
             assert isinstance(history, list)
             here.history = [version for version in history if version in here.versions]

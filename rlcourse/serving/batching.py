@@ -1,4 +1,4 @@
-"""Slow policies in a thread of their own, several requests to a call.
+"""Slow policies, and batches too large for the spot, in a thread of their own, several requests to a call.
 
 While one call runs, requests gather; the next call takes them all. Nobody is made to wait for company, and the more comes
 in the larger the batches grow. Quick policies (see ``QUICK_S``) are better off without: handing 20 microseconds of work to
@@ -53,8 +53,7 @@ class Batcher:
         try:
             return await asyncio.wait_for(future, left)
         except TimeoutError:
-            prepared.loaded.breaker.failed()
-            return Outcome(None, "timeout")
+            return service.late(prepared)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -65,7 +64,7 @@ class Batcher:
             outcomes = await loop.run_in_executor(self._pool, self._ask, [prepared for prepared, _ in group])
             for (prepared, future), outcome in zip(group, outcomes, strict=True):
                 if not future.done():
-                    self.service.remember(prepared, outcome)
+                    self.service.settle(prepared, outcome)
                     future.set_result(outcome)
 
     def _next_group(self) -> list[tuple[Prepared, asyncio.Future[Outcome]]]:

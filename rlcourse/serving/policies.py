@@ -7,8 +7,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load
 
 from rlcourse.deployment.numpy_policy import NumpyPolicy
+from rlcourse.deployment.stored import read_stored
+from rlcourse.errors import ArtifactError
 from rlcourse.serving.continuous import ActionBounds, Drawn, SavedContinuousPolicy
 
 Floats = npt.NDArray[np.float32]
@@ -26,6 +29,17 @@ class Decided(NamedTuple):
     def rows(self, part: slice) -> Decided:
         """Of some of the observations."""
         return Decided(self.actions[part], self.probabilities[part], None if self.memory is None else self.memory[part])
+
+
+def sound(decided: Decided | Drawn, rows: int, bounds: ActionBounds | None) -> bool:
+    """Whether an answer to so many observations is made of numbers."""
+    if isinstance(decided, Drawn):
+        acted = decided.sound(bounds)
+    elif rows == 1:
+        acted = 0.0 < decided.probabilities.item(decided.actions.item(0)) < 1.01
+    else:
+        acted = abs(float(decided.probabilities.sum()) - rows) < 0.01 * rows
+    return acted and (decided.memory is None or bool(np.isfinite(decided.memory).all()))
 
 
 class ServablePolicy(Protocol):
@@ -107,21 +121,28 @@ class Artifact(NamedTuple):
     low: Floats | None  # (D,) an observation below is out of range; None: not known
     high: Floats | None  # (D,)
     actions: ActionBounds | None = None  # of continuous actions; None: they are counted
+    weights: str = ""  # their SHA-256: whose memories a session's are
 
 
 def read_artifact(source: Path) -> Artifact:
     """Read what :meth:`rlcourse.deployment.artifact.PolicyArtifact.save` wrote, without torch.
 
     Raises:
-        ArtifactError: missing, damaged, or of another format.
+        ArtifactError: missing, damaged, of another format, or with a weight that is no number.
     """
-    policy = NumpyPolicy.load(source)
+    policy, stored = NumpyPolicy.load(source), read_stored(source)
+    for name, values in load(stored.weights).items():
+        if not np.isfinite(values).all():
+            raise ArtifactError(
+                f"{source} was saved whole, and {name} in it is not finite.",
+                mend="Serve a policy from before its training diverged.",
+            )
     about = policy.description
     low, high = _bounds(about.obs_low, -np.inf), _bounds(about.obs_high, np.inf)
     if about.discrete:
-        return Artifact(SavedPolicy(policy), policy.version, low, high)
+        return Artifact(SavedPolicy(policy), policy.version, low, high, weights=stored.sha256)
     continuous = SavedContinuousPolicy(policy)
-    return Artifact(continuous, policy.version, low, high, continuous.bounds)
+    return Artifact(continuous, policy.version, low, high, continuous.bounds, stored.sha256)
 
 
 def _bounds(values: tuple[float | None, ...], endless: float) -> Floats | None:

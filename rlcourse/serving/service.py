@@ -25,7 +25,7 @@ from rlcourse.serving.continuous import Drawn
 from rlcourse.serving.exploring import explored
 from rlcourse.serving.fallbacks import Fallback
 from rlcourse.serving.outcomes import possible
-from rlcourse.serving.policies import Booleans, Floats
+from rlcourse.serving.policies import Booleans, Floats, sound
 from rlcourse.serving.prepared import Outcome, Prepared, out_of_range
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.shadows import Shadows
@@ -189,11 +189,21 @@ class PolicyService:
         if barred is not None:
             return barred
         memory = self.recall(prepared)
-        outcome = self.ask(
-            prepared.loaded, prepared.obs, prepared.request.deterministic, prepared.mask, memory, prepared.bad
-        )
-        self.remember(prepared, outcome)
+        outcome = self.ask(prepared.loaded, prepared.obs, prepared.request.deterministic, prepared.mask, memory)
+        if self.clock() - prepared.arrived > prepared.allowed_s:
+            return self.late(prepared)
+        self.settle(prepared, outcome)
         return outcome
+
+    def late(self, prepared: Prepared) -> Outcome:
+        """The policy's answer did not come in time.
+
+        It counts against the breaker, which is everybody's, where the service's own patience was at an end. A client that
+        allowed less than that says nothing about the policy.
+        """
+        if prepared.allowed_s >= self.config.deadline_s:
+            prepared.loaded.breaker.failed()
+        return Outcome(None, "timeout")
 
     def ask(
         self,
@@ -202,7 +212,6 @@ class PolicyService:
         greedy: bool,
         mask: Booleans | None,
         memory: Floats | None,
-        bad: list[Any] | None = None,
         rng: np.random.Generator | None = None,
     ) -> Outcome:
         """One call of the policy; an exception or an answer that is no number counts against its breaker."""
@@ -213,17 +222,9 @@ class PolicyService:
         except Exception:
             loaded.breaker.failed()
             return Outcome(None, "error")
-        if isinstance(decided, Drawn):
-            sound = decided.sound(loaded.actions)
-        elif len(obs) == 1:
-            sound = 0.0 < decided.probabilities.item(decided.actions.item(0)) < 1.01
-        else:
-            sound = abs(float(decided.probabilities.sum()) - len(obs)) < 0.01 * len(obs)
-        if not sound or (decided.memory is not None and not np.isfinite(decided.memory).all()):
+        if not sound(decided, len(obs), loaded.actions):
             loaded.breaker.failed()
             return Outcome(None, "error")
-        if not loaded.breaker.closed or loaded.breaker.in_a_row:
-            loaded.breaker.succeeded()
         return Outcome(decided, None)
 
     def recall(self, prepared: Prepared) -> Floats | None:
@@ -237,10 +238,14 @@ class PolicyService:
             memory = prepared.loaded.policy.first_memory(len(prepared.obs))
         return memory
 
-    def remember(self, prepared: Prepared, outcome: Outcome) -> None:
-        """Keep the next memory; after a failure the old one stays."""
-        session, sessions = prepared.request.session, prepared.loaded.sessions
-        if session is not None and sessions is not None and outcome.decided is not None:
+    def settle(self, prepared: Prepared, outcome: Outcome) -> None:
+        """What came in time is good news for the breaker, and the session's next memory; after a failure the old one stays."""
+        if outcome.decided is None:
+            return
+        session, sessions, breaker = prepared.request.session, prepared.loaded.sessions, prepared.loaded.breaker
+        if not breaker.closed or breaker.in_a_row:
+            breaker.succeeded()
+        if session is not None and sessions is not None:
             assert outcome.decided.memory is not None
             sessions.put(session, outcome.decided.memory)
 

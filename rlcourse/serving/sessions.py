@@ -27,16 +27,19 @@ class SessionStore:
         capacity: so many sessions at most; the one unused for the longest time makes room.
         lifetime_s: a session unused for longer is forgotten.
         clock: wall time in seconds, so that what was saved ages while the service is down.
+        weights: SHA-256 of those of the policy. A memory is a row of numbers that means nothing to other weights.
     """
 
     FIRST_ROWS = 1024
 
-    def __init__(self, size: int, capacity: int, lifetime_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, size: int, capacity: int, lifetime_s: float, clock: Callable[[], float], weights: str = ""
+    ) -> None:
         if size < 1 or capacity < 1 or not lifetime_s > 0.0:
             raise ConfigError(
                 f"{capacity} sessions of {size} numbers for {lifetime_s} s.", mend="Use numbers above 0 for all three."
             )
-        self.size, self.capacity, self.lifetime_s = size, capacity, lifetime_s
+        self.size, self.capacity, self.lifetime_s, self.weights = size, capacity, lifetime_s, weights
         self._clock = clock
         self._rows: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._memory = np.zeros((min(self.FIRST_ROWS, capacity), size), np.float32)
@@ -115,16 +118,20 @@ class SessionStore:
         """Copy every session now; returns what writes the copy, which another thread may do, slow as disks are."""
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
         names = "\n".join(self._rows)  # a name holds no line break: the service refuses it
-        memory, used = self._memory[rows], np.array(self._used)[rows]
+        memory, used, weights = self._memory[rows], np.array(self._used)[rows], np.array(self.weights)
 
         def write(path: Path) -> None:
             with atomic_path(path) as part, part.open("wb") as file:
-                np.savez(file, names=np.frombuffer(names.encode(), np.uint8), memory=memory, used=used)
+                encoded = np.frombuffer(names.encode(), np.uint8)
+                np.savez(file, names=encoded, memory=memory, used=used, weights=weights)
 
         return write
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path) -> int:
         """Take in what :meth:`save` wrote, but what has expired since.
+
+        Returns:
+            How many memories were passed over because other weights made them.
 
         Raises:
             ArtifactError: the file is damaged or of a policy with another memory.
@@ -133,6 +140,9 @@ class SessionStore:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 names = saved["names"].tobytes().decode().split("\n") if len(saved["names"]) else []
                 memory, used = saved["memory"], saved["used"]
+                weights = str(saved["weights"]) if "weights" in saved else ""  # until 0.1 nobody asked whose they were
+            if weights != self.weights:
+                return len(names)
             if memory.shape != (len(names), self.size) or used.shape != (len(names),):
                 raise ValueError(f"{len(names)} names, memories {memory.shape}")
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
@@ -145,3 +155,4 @@ class SessionStore:
             if at + self.lifetime_s >= now:
                 self.put(name, row)
                 self._used[self._rows[name]] = at
+        return 0

@@ -10,24 +10,29 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ArtifactError, ConfigError
 from rlcourse.release.assignment import in_canary
 from rlcourse.release.routing import Routing
 from rlcourse.serving.breaker import CircuitBreaker
 from rlcourse.serving.continuous import ActionBounds
-from rlcourse.serving.policies import Artifact, Floats, ServablePolicy
+from rlcourse.serving.policies import Artifact, Floats, ServablePolicy, sound
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.sessions import SessionStore
 
 QUICK_S = 1e-3
-"""A policy whose decision takes less is asked where the request is read; a slower one in a thread of its own."""
+"""A policy whose decision takes less is asked where the request is read; a slower one in a thread of its own. So is a batch
+that would take a quick one as long."""
+MANY = 64
+"""Observations that are asked together to see what one more costs."""
+WARM_S = 0.5
+"""About so long is a policy asked before it is known how quick it is."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Loaded:
     high: Floats | None
     breaker: CircuitBreaker
     sessions: SessionStore | None
-    inline: bool  # quick enough to be asked on the event loop
+    inline: bool  # quick enough to be asked on the event loop ...
+    inline_rows: int  # ... about so many observations at once
     path: Path | None = None
     actions: ActionBounds | None = None  # of continuous actions; None: they are counted
     counts: dict[str, int] = field(default_factory=dict)  # decisions by fallback reason ("" for none)
@@ -129,11 +135,18 @@ class Shelf:
         """Asked before a version is added; raises if whoever asks the policies cannot do with this one."""
 
     def warm(self, name: str, artifact: Artifact, *, version: str | None = None, path: Path | None = None) -> Loaded:
-        """Make a version ready without showing it to anybody; may run in another thread."""
+        """Make a version ready without showing it to anybody; may run in another thread.
+
+        Raises:
+            ArtifactError: what it answers to the first questions is no number, or nothing.
+        """
         policy, config = artifact.policy, self.config
+        one_s = _seconds(artifact, 1, self._clock)
+        inline = one_s < QUICK_S
+        row_s = (_seconds(artifact, MANY, self._clock) - one_s) / (MANY - 1) if inline else 0.0
         sessions = None
         if policy.memory_size:
-            sessions = SessionStore(policy.memory_size, config.max_sessions, config.session_lifetime_s, self._wall)
+            sessions = self._sessions(policy.memory_size, artifact.weights)
         return Loaded(
             name,
             version or artifact.version,
@@ -142,7 +155,8 @@ class Shelf:
             artifact.high,
             CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, self._clock),
             sessions,
-            inline=_seconds(policy) < QUICK_S,
+            inline=inline,
+            inline_rows=1 + int((QUICK_S - one_s) / row_s) if row_s > 0.0 else sys.maxsize,
             path=path,
             actions=artifact.actions,
         )
@@ -280,11 +294,15 @@ class Shelf:
         else:
             self.slow.add(name)
 
+    def _sessions(self, size: int, weights: str) -> SessionStore:
+        config = self.config
+        return SessionStore(size, config.max_sessions, config.session_lifetime_s, self._wall, weights)
+
     def _apart(self, loaded: Loaded) -> Loaded:
         """The same policy with a breaker and memories of its own: who asks the version by name must not feel the shadow."""
         config, sessions = self.config, loaded.sessions
         if sessions is not None:
-            sessions = SessionStore(sessions.size, config.max_sessions, config.session_lifetime_s, self._wall)
+            sessions = self._sessions(sessions.size, sessions.weights)
         breaker = CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, self._clock)
         return replace(loaded, breaker=breaker, sessions=sessions, counts={})
 
@@ -312,16 +330,23 @@ def _demand_same(name: str, default: Loaded, other: Loaded, *, answers: bool) ->
         )
 
 
-def _seconds(policy: ServablePolicy) -> float:
+def _seconds(artifact: Artifact, rows: int, clock: Callable[[], float]) -> float:
+    """How long a decision about so many observations takes; raises :class:`ArtifactError` if it is no number."""
     # Also the warm-up: the first calls load what is loaded late and fill the caches.
+    policy = artifact.policy
     rng = np.random.default_rng(0)  # what it draws is thrown away
-    obs = np.zeros((1, policy.obs_size), np.float32)
-    memory = policy.first_memory(1) if policy.memory_size else None
-    taken = []
+    obs = np.zeros((rows, policy.obs_size), np.float32)
+    memory = policy.first_memory(rows) if policy.memory_size else None
+    taken: list[float] = []
     for greedy in (True, False) * 10:
-        began = time.perf_counter()
-        policy.decide(obs, greedy=greedy, mask=None, memory=memory, rng=rng)
-        taken.append(time.perf_counter() - began)
-        if taken[-1] > 1.0:
+        began = clock()
+        decided = policy.decide(obs, greedy=greedy, mask=None, memory=memory, rng=rng)
+        taken.append(clock() - began)
+        if not sound(decided, rows, artifact.actions):
+            raise ArtifactError(
+                f"Version {artifact.version} answers an observation of zeros with what is no number.",
+                mend="Serve a policy from before its training diverged.",
+            )
+        if sum(taken) > WARM_S:
             break
     return float(np.median(taken))

@@ -153,6 +153,45 @@ def test_a_kill_loses_the_memories_since_the_last_saving(
     second.close()
 
 
+def test_memories_of_other_weights_are_forgotten_and_said(
+    save: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"observation": [1.0, -1.0, 2.0, 0.5], "session": "s"}
+    known = []
+    for seed in (0, 0, 1):
+        assembly = assembled(tmp_path / "state")
+        assembly.load("rl_policy", save("recurrent", seed)[0], version="1")
+        assembly.restore()
+        sessions = assembly.shelf.find("rl_policy", "1").sessions
+        assert sessions is not None
+        known.append(len(sessions))
+        asked(assembly.application, ("POST", ACT, body))
+        assembly.close()
+    assert known == [0, 1, 0]
+    (said,) = caplog.messages
+    assert "1 memories that other weights made" in said and "rl_policy 1" in said
+
+
+def test_it_is_said_which_version_answers_and_why(save: Callable[..., Any], tmp_path: Path) -> None:
+    folders = [save("logits", seed)[0] for seed in range(2)]
+
+    def said(*versions: int) -> str:
+        assembly = assembled(tmp_path / "state")
+        for version in versions:
+            assembly.load("room", folders[version], version=f"v{version}")
+        assembly.restore()
+        assembly.close()
+        (line,) = assembly.defaults()
+        return line
+
+    assert said(0) == "room: version v0 answers by default, the only one"
+    again = said(1)
+    assert again.startswith("room: version v0 answers by default, as ") and "shelf.json" in again
+    assert "not v1, which was named first" in again
+    (tmp_path / "state" / "shelf.json").unlink()
+    assert said(1, 0) == "room: version v1 answers by default, the first that was named"
+
+
 def test_an_interval_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError):
         ShelfConfig(session_save_interval_s=0.0)

@@ -50,14 +50,14 @@ class Clock:
         return self.now
 
 
-def made(**bounds: int) -> tuple[Gated, PolicyService, Batcher]:
+def made(deadline_s: float = 5.0, **bounds: int) -> tuple[Gated, PolicyService, Batcher]:
     policy, clock = Gated(), Clock()
     shelf = Shelf(ShelfConfig(breaker_failures=2), clock=clock, wall=clock)
     shelf.add(shelf.warm("p", Artifact(policy, "v", None, None)))
     policy.sizes.clear()
     service = PolicyService(
         shelf,
-        ServiceConfig(deadline_s=5.0),
+        ServiceConfig(deadline_s=deadline_s),
         rng=Seeds(0).numpy("serving"),
         clock=clock,
         wall=clock,
@@ -115,18 +115,30 @@ def test_a_session_asked_twice_at_once_takes_two_steps_in_their_order() -> None:
 
 
 def test_a_policy_that_hangs_times_out_and_then_its_breaker_opens() -> None:
-    policy, service, batcher = made()
+    policy, service, batcher = made(0.03)
+    outcomes = hanging(policy, service, batcher, b'{"observation": [0]}')
+    assert [outcome.reason for outcome in outcomes] == ["timeout", "timeout", "breaker_open"]
+
+
+def test_a_client_in_a_hurry_opens_nobodys_breaker() -> None:
+    policy, service, batcher = made(30.0)
+    outcomes = hanging(policy, service, batcher, b'{"observation": [0], "deadline_ms": 20}')
+    assert [outcome.reason for outcome in outcomes] == ["timeout"] * 3
+    assert service.shelf.find("p", None).breaker.in_a_row == 0
+
+
+def hanging(policy: Gated, service: PolicyService, batcher: Batcher, body: bytes) -> list[Outcome]:
+    """What three requests get, one after the other, while the policy hangs."""
 
     async def run() -> list[Outcome]:
         policy.gate.clear()
-        body = b'{"observation": [0], "deadline_ms": 30}'
         found = [await ask(service, batcher, body) for _ in range(3)]
         policy.gate.set()
         return found
 
     outcomes = asyncio.run(run())
     batcher.close()
-    assert [outcome.reason for outcome in outcomes] == ["timeout", "timeout", "breaker_open"]
+    return outcomes
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:

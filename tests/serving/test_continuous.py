@@ -18,7 +18,7 @@ import torch
 
 from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.deployment.numpy_policy import NumpyPolicy
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ArtifactError, ConfigError
 from rlcourse.experience import collection
 from rlcourse.networks import GaussianPolicy, MLPNetwork
 from rlcourse.randomness import Seeds
@@ -197,10 +197,13 @@ def test_numbers_too_large_for_the_network_are_an_error(kind: str, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["free-gaussian", "squashed-gaussian"])
 def test_a_network_that_overflows_is_an_error_even_where_a_bound_would_hide_it(kind: str) -> None:
     artifact = artifact_of(kind)
-    weights = {name: value.numpy() for name, value in artifact.weights.items()}
-    weights["layers.2.bias"] = np.full_like(weights["layers.2.bias"], np.inf)
-    read = SavedContinuousPolicy(NumpyPolicy(artifact.description, weights, "v1"))
+    sound = {name: value.numpy() for name, value in artifact.weights.items()}
+    weights = {**sound, "layers.2.bias": np.full_like(sound["layers.2.bias"], np.inf)}
+    read = SavedContinuousPolicy(NumpyPolicy(artifact.description, sound, "v1"))
     client = InProcessClient(service(Artifact(read, "v1", None, None, read.bounds))[0])
+    read._policy = NumpyPolicy(artifact.description, weights, "v1")  # such a one is not let in
+    with pytest.raises(ArtifactError, match="no number"):
+        service(Artifact(read, "v1", None, None, read.bounds))
     assert [client.act(OBS[0].tolist(), deterministic=greedy).fallback for greedy in (True, False)] == ["error"] * 2
 
 
@@ -224,17 +227,20 @@ def test_a_greedy_action_was_not_drawn_even_where_a_bound_cut_it_off() -> None:
 )
 def test_what_is_no_action_falls_back_and_after_three_times_the_policy_is_left_alone(wrong: Drawn) -> None:
     calls: list[int] = []
+    warm: list[bool] = []
 
     def answer(rows: int) -> Drawn:
         calls.append(rows)
-        return fine(rows) if len(calls) <= 20 else wrong  # 20 to warm it
+        return wrong if warm else fine(rows)
 
     made, _ = service(Scripted(answer).artifact(), fallback="0.25,1")
+    calls.clear()
+    warm.append(True)
     client = InProcessClient(made)
     answers = [client.act([0.0, 0.0], deterministic=False) for _ in range(5)]
     assert [answer.fallback for answer in answers] == ["error"] * 3 + ["breaker_open"] * 2
     assert all((answer.action, answer.probability) == ([0.25, 1.0], None) for answer in answers)
-    assert len(calls) == 23
+    assert len(calls) == 3
 
 
 def test_rows_that_cannot_be_used_fall_back_alone() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.errors import ArtifactError, ConfigError
 from rlcourse.networks import CategoricalPolicy, GreedyQPolicy
 from rlcourse.networks.recurrent import RecurrentCategoricalPolicy
@@ -20,6 +21,7 @@ from rlcourse.serving.policies import Artifact, Booleans, Decided, Floats, read_
 from rlcourse.serving.refusals import Refused
 from rlcourse.serving.service import NullWatcher, PolicyService, ServiceConfig
 from rlcourse.serving.shelf import Loaded, Shelf, ShelfConfig
+from tests.serving.conftest import make
 
 OBS = torch.randn(200, 4, generator=Seeds(0).torch("obs"))
 EDGES = torch.tensor([[0.0] * 4, [-0.0] * 4, [1e-38] * 4, [1e6, -1e6, 1e6, -1e6], [1e-45, 0, 0, 0]])
@@ -269,6 +271,54 @@ def test_a_fallback_that_is_none_of_the_policys_actions_is_refused(words: str) -
     scripted(fallback="2")
     with pytest.raises(ConfigError, match="0 to 2"):
         scripted(fallback=words)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_at_loading(value: float, tmp_path: Path) -> None:
+    artifact = PolicyArtifact.from_policy(make("logits"), algorithm="ppo", env_id="CartPole-v1")
+    artifact.weights["layers.2.bias"][0] = value
+    artifact.save(tmp_path / "diverged")
+    with pytest.raises(ArtifactError, match="not finite"):
+        read_artifact(tmp_path / "diverged")
+
+
+def test_a_policy_whose_first_answers_are_no_numbers_is_not_let_in_and_the_default_stays() -> None:
+    made, _, _, _ = scripted()
+    bad = Scripted()
+    bad.probabilities = [float("nan")] * 3
+    with pytest.raises(ArtifactError, match="v2"):
+        made.shelf.warm("rl_policy", Artifact(bad, "v2", None, None))
+    assert InProcessClient(made).act([0.0, 0.0]).version == "v1"
+
+
+def test_how_many_rows_are_asked_on_the_spot_is_measured() -> None:
+    clock, policy = Clock(), Scripted()
+    shelf = Shelf(ShelfConfig(), clock=clock, wall=clock)
+
+    class Timed(Scripted):
+        def decide(self, obs: Floats, **more: Any) -> Decided:
+            clock.now += 1e-4 + 1e-5 * len(obs)
+            return policy.decide(obs, **more)
+
+    loaded = shelf.warm("timed", Artifact(Timed(), "v1", None, None))
+    # 1 ms on the spot: 0.11 ms for the first row, and 0.01 ms for each of 89 more.
+    assert loaded.inline and 88 <= loaded.inline_rows <= 91
+    assert shelf.warm("quick", Artifact(policy, "v1", None, None)).inline_rows > 1_000_000
+
+
+@pytest.mark.parametrize(("deadline_ms", "counted"), [("", 3), (', "deadline_ms": 10', 0)])
+def test_an_answer_that_came_too_late_is_replaced(deadline_ms: str, counted: int) -> None:
+    made, _, policy, clock = scripted(deadline_s=0.05, fallback="2")
+
+    def dawdle() -> None:
+        clock.now += 0.06
+
+    policy.does = dawdle
+    body = b'{"observation": [0, 0]%b}' % deadline_ms.encode()
+    found = [made.act("rl_policy", wire.read_action(body)) for _ in range(4)]
+    assert [(answer.action, answer.fallback) for answer in found[:3]] == [(2, "timeout")] * 3
+    # Three in a row are the policy's fault only where the service itself had no patience left.
+    assert found[3].fallback == ("breaker_open" if counted else "timeout")
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:

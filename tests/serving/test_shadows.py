@@ -104,14 +104,15 @@ def test_only_what_the_default_itself_decided_is_mirrored() -> None:
 @pytest.mark.parametrize("broken", ["raises", "nan"])
 def test_a_shadow_that_breaks_is_written_down_and_harms_nobody(broken: str) -> None:
     bad = scripted()
-    if broken == "nan":
-        bad.probabilities = [float("nan")] * 3
 
     def breaks() -> None:
         raise MemoryError
 
     made, lines = with_shadow(Artifact(scripted(), "v1", None, None), Artifact(bad, "v2", None, None))
-    bad.does = breaks if broken == "raises" else lambda: None
+    if broken == "nan":
+        bad.probabilities = [float("nan")] * 3
+    else:
+        bad.does = breaks
     client = InProcessClient(made)
     answers = [client.act([0.0, 0.0]) for _ in range(50)]
     assert {(one.version, one.fallback) for one in answers} == {("v1", None)}
