@@ -116,11 +116,11 @@ class InProcessClient:
 
     def __init__(self, service: PolicyService, policy: str = "rl_policy") -> None:
         self._service, self._policy = service, policy
-        self._ids = (f"in-process-{n:x}" for n in itertools.count())
+        self._ids = itertools.count()
 
     def act(self, observation: Observation, **options: Any) -> Answer:
         """See :meth:`~rlcourse.serving.client.PolicyClient.act`."""
-        settings = {"request_id": next(self._ids), "deadline_s": 60.0, **options}
+        settings = {"request_id": f"in-process-{next(self._ids):x}", "deadline_s": 60.0, **options}
         body = wire.encode(question(observation, **settings))
         found = self._service.act(self._policy, wire.read_action(body))
         return Answer(

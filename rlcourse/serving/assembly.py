@@ -30,6 +30,7 @@ from rlcourse.randomness import Seeds
 from rlcourse.release.routing import Routing
 from rlcourse.serving import wire
 from rlcourse.serving.decision_log import DecisionLog, DecisionLogConfig, ListRecorder
+from rlcourse.serving.guarded import Guarded
 from rlcourse.serving.hot import Application, HttpConfig
 from rlcourse.serving.http import documented, management
 from rlcourse.serving.metrics import CONTENT_TYPE, Counting, Registry, exposition
@@ -235,7 +236,7 @@ class Assembly:
     def run(self, listening: Callable[[str, str], None]) -> None:
         """Serve until told to stop."""
         app = management(self.service, read=read_artifact, unloading=self.counting.unloading, changed=self.note_shelf)
-        run(self.application, app, self.config.server, listening=listening, every_second=self._now_and_then)
+        run(self.application, Guarded(app), self.config.server, listening=listening, every_second=self._now_and_then)
 
     def close(self) -> None:
         """Write everything out."""

@@ -10,7 +10,7 @@ imports httpx.
      │
      ├─ could not connect: nothing was sent, so it is asked again
      ├─ broke off later: asked again only if asking twice does no harm (deterministic, no session)
-     └─ too late, refused for now, broken: the fallback action if there is one, else an error
+     └─ too late, refused for now, broken, no answer of a policy service: the fallback action if there is one, else an error
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 import httpx
@@ -61,17 +62,17 @@ class _Rules:
         self.config, self.clock = config, clock
         self.path = f"/v1/policies/{policy}/action"
         self.breaker = CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, clock)
-        self._ids = (f"{secrets.token_hex(6)}-{n:x}" for n in itertools.count())
+        self._ids = itertools.count()  # several threads may draw from it at once
         self.headers = {"content-type": "application/json"}
         if config.api_key is not None:
             self.headers["authorization"] = f"Bearer {config.api_key}"
 
     def next_id(self) -> str:
-        return next(self._ids)
+        return f"{secrets.token_hex(6)}-{next(self._ids):x}"
 
     def exchange(
         self, observation: Sequence[Any], rows: int | None, options: Mapping[str, Any]
-    ) -> Generator[tuple[bytes, float], httpx.Response | httpx.TransportError | TimeoutError, Answer]:
+    ) -> Generator[tuple[bytes, float], httpx.Response | httpx.RequestError | TimeoutError, Answer]:
         """Yields what to send and the seconds left for it, is told what came of it, returns the answer."""
         end = self.clock() + self.config.deadline_s
         request_id = options.get("request_id") or self.next_id()
@@ -99,7 +100,7 @@ class _Rules:
                 break
         return self.without(why, request_id, rows)
 
-    def may_repeat(self, error: httpx.TransportError, body: Mapping[str, Any]) -> bool:
+    def may_repeat(self, error: httpx.RequestError, body: Mapping[str, Any]) -> bool:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
             return True  # nothing was sent
         return not isinstance(error, httpx.TimeoutException) and body["deterministic"] and "session" not in body
@@ -111,12 +112,13 @@ class _Rules:
             Refused: the request itself is wrong; asking again would not help, nor would a fallback be honest.
         """
         if response.status_code == 200:
-            found = response.json()
+            answer = _answer(response)
+            if answer is None:
+                self.breaker.failed()
+                return "what answers there is no policy service"
             self.breaker.succeeded()
-            return Answer(
-                *(found[name] for name in ("action", "probability", "confidence", "version", "request_id", "fallback"))
-            )
-        if response.status_code == 429 or response.status_code >= 500:
+            return answer
+        if response.status_code < 400 or response.status_code == 429 or response.status_code >= 500:
             self.breaker.failed()
             return f"status {response.status_code}"
         self.breaker.succeeded()
@@ -144,6 +146,15 @@ class _Rules:
         if rows is None:
             return Answer(action, None, None, None, request_id, reason)
         return Answer([action] * rows, None, None, None, request_id, [reason] * rows)
+
+
+def _answer(response: httpx.Response) -> Answer | None:
+    """``None`` if it is none: the page of a proxy, say."""
+    try:
+        found = response.json()
+        return Answer(*(found[part.name] for part in fields(Answer)))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _given(done: StopIteration) -> Answer:
@@ -218,10 +229,10 @@ class PolicyClient:
         try:
             content, left = next(exchange)
             while True:
-                reply: httpx.Response | httpx.TransportError
+                reply: httpx.Response | httpx.RequestError
                 try:
                     reply = self._http.post(self._rules.path, content=content, timeout=left)
-                except httpx.TransportError as error:
+                except httpx.RequestError as error:
                     reply = error
                 content, left = exchange.send(reply)
         except StopIteration as done:
@@ -240,7 +251,7 @@ class PolicyClient:
         for attempt in range(1 + rules.config.retries):
             try:
                 response = self._http.post("/v1/rewards", content=content, timeout=max(end - rules.clock(), 1e-3))
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if attempt == rules.config.retries or rules.clock() >= end:
                     raise ServiceUnavailableError(
                         f"A reward was not delivered: {error}.", mend="Send it again."
@@ -297,11 +308,11 @@ class AsyncPolicyClient:
         try:
             content, left = next(exchange)
             while True:
-                reply: httpx.Response | httpx.TransportError | TimeoutError
+                reply: httpx.Response | httpx.RequestError | TimeoutError
                 try:
                     async with asyncio.timeout(left):  # httpx's own limits are for each read, not for all of them
                         reply = await self._http.post(self._rules.path, content=content, timeout=left)
-                except (httpx.TransportError, TimeoutError) as error:
+                except (httpx.RequestError, TimeoutError) as error:
                     reply = error
                 content, left = exchange.send(reply)
         except StopIteration as done:
@@ -314,7 +325,7 @@ class AsyncPolicyClient:
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._http.post("/v1/rewards", content=content, timeout=limit_s)
-        except (httpx.TransportError, TimeoutError) as error:
+        except (httpx.RequestError, TimeoutError) as error:
             raise ServiceUnavailableError(f"A reward was not delivered: {error}.", mend="Send it again.") from error
         if response.status_code != 202:
             self._rules.understood(response)

@@ -119,7 +119,8 @@ class Application:
                 return None  # the client has gone
             unread = False
             prepared = service.prepare(name, wire.read_action(body), arrived)
-            outcome = service.run(prepared) if prepared.loaded.inline else await self._batcher.run(prepared)
+            spot = len(prepared.obs) <= prepared.loaded.inline_rows
+            outcome = service.run(prepared) if spot else await self._batcher.run(prepared)
             answer = wire.encode(service.finish(prepared, outcome))
             if self.flush is not None:
                 self.flush()
@@ -145,8 +146,11 @@ class Application:
                 name = self._hot[url] = wanted  # as many as there are policies, at most
         return name
 
-    def answer(self, name: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, bytes, bytes]:
-        """The hot route without ASGI, for policies that are asked on the spot: status, more header lines, body."""
+    def answer(self, name: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, bytes, bytes] | None:
+        """The hot route without ASGI, for policies that are asked on the spot: status, more header lines, body.
+
+        ``None``: so many observations would keep everybody else waiting; ask the other way.
+        """
         service = self.service
         arrived = service.clock()
         try:
@@ -157,7 +161,10 @@ class Application:
             if len(body) > self.config.max_body_bytes:
                 limit = self.config.max_body_bytes
                 raise Refused(413, f"The body has more than {limit} bytes.", mend="Send fewer observations at once.")
-            return 200, b"", wire.encode(service.act(name, wire.read_action(body), arrived))
+            prepared = service.prepare(name, wire.read_action(body), arrived)
+            if len(prepared.obs) > prepared.loaded.inline_rows:
+                return None
+            return 200, b"", wire.encode(service.finish(prepared, service.run(prepared)))
         except Refused as refusal:
             self.refused[refusal.status] = self.refused.get(refusal.status, 0) + 1
             lines = b"\r\nwww-authenticate: Bearer" if refusal.status == 401 else b""

@@ -74,8 +74,9 @@ class Loaded:
     high: Floats | None
     breaker: CircuitBreaker
     sessions: SessionStore | None
-    inline: bool  # quick enough to be asked on the event loop ...
-    inline_rows: int  # ... about so many observations at once
+    inline_rows: (
+        int  # so many observations may be asked about at once on the event loop; 0: the policy is too slow for it
+    )
     path: Path | None = None
     actions: ActionBounds | None = None  # of continuous actions; None: they are counted
     counts: dict[str, int] = field(default_factory=dict)  # decisions by fallback reason ("" for none)
@@ -141,9 +142,6 @@ class Shelf:
             ArtifactError: what it answers to the first questions is no number, or nothing.
         """
         policy, config = artifact.policy, self.config
-        one_s = _seconds(artifact, 1, self._clock)
-        inline = one_s < QUICK_S
-        row_s = (_seconds(artifact, MANY, self._clock) - one_s) / (MANY - 1) if inline else 0.0
         sessions = None
         if policy.memory_size:
             sessions = self._sessions(policy.memory_size, artifact.weights)
@@ -155,8 +153,7 @@ class Shelf:
             artifact.high,
             CircuitBreaker(config.breaker_failures, config.breaker_cooldown_s, self._clock),
             sessions,
-            inline=inline,
-            inline_rows=1 + int((QUICK_S - one_s) / row_s) if row_s > 0.0 else sys.maxsize,
+            inline_rows=_rows_within(QUICK_S, artifact, self._clock),
             path=path,
             actions=artifact.actions,
         )
@@ -289,7 +286,7 @@ class Shelf:
 
     def _pace(self, name: str) -> None:
         # Of the policy, not of the version: which one answers is known only when the request has been read.
-        if all(one.inline for one in self.entries[name].versions.values()):
+        if all(one.inline_rows for one in self.entries[name].versions.values()):
             self.slow.discard(name)
         else:
             self.slow.add(name)
@@ -328,6 +325,18 @@ def _demand_same(name: str, default: Loaded, other: Loaded, *, answers: bool) ->
             f"{other.version} of {name} {differs}.",
             mend="End its trial or its work as a shadow. Let clients name it, or make it the default once all of them know.",
         )
+
+
+def _rows_within(limit_s: float, artifact: Artifact, clock: Callable[[], float]) -> int:
+    """About how many observations a policy decides on in so long.
+
+    Worked number: 0.11 ms for one and 0.74 ms for 64 are 0.01 ms for each more, so 1 ms is enough for 1 + 89.
+    """
+    one_s = _seconds(artifact, 1, clock)
+    if one_s >= limit_s:
+        return 0
+    row_s = (_seconds(artifact, MANY, clock) - one_s) / (MANY - 1)
+    return 1 + int((limit_s - one_s) / row_s) if row_s > 0.0 else sys.maxsize
 
 
 def _seconds(artifact: Artifact, rows: int, clock: Callable[[], float]) -> float:

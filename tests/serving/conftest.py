@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -58,8 +59,9 @@ class Server:
     management: str
     stopped: list[str] = field(default_factory=list)
 
-    def rss_mb(self) -> float:
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+    def peak_mb(self) -> float:
+        """The most memory it has had at any moment."""
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found is not None
         return int(found[1]) / 1024
 
@@ -80,7 +82,7 @@ def serve() -> Iterator[Callable[..., Server]]:
     """Start real servers on free ports; all that still run are stopped at the end."""
     running: list[Server] = []
 
-    def start(*words: str | Path) -> Server:
+    def start(*words: str | Path, files: int | None = None) -> Server:
         command = [sys.executable, "-m", "rlcourse.recipes.command_line", "serve", "http", *map(str, words)]
         process = subprocess.Popen(
             [*command, "--port", "0", "--management-port", "0"],
@@ -88,6 +90,8 @@ def serve() -> Iterator[Callable[..., Server]]:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        if files is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
         assert process.stderr is not None
         said = []
         began = time.monotonic()

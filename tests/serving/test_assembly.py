@@ -72,7 +72,9 @@ def test_one_way_answers_what_the_other_does(save: Callable[..., Any]) -> None:
     bodies: list[Any] = [{"observation": [0.1] * 4}, {"observation": [1]}, {}, {"observation": [[0.2] * 4] * 3}, []]
     responses = asked(assembly.application, *(("POST", ACT, body) for body in bodies))
     for body, response in zip(bodies, responses, strict=True):
-        status, _, answer = assembly.application.answer("rl_policy", json.dumps(body).encode(), [])
+        answered = assembly.application.answer("rl_policy", json.dumps(body).encode(), [])
+        assert answered is not None
+        status, _, answer = answered
         assert status == response.status_code
         quick, usual = json.loads(answer), response.json()
         assert {**quick, "request_id": 0} == {**usual, "request_id": 0}
@@ -216,7 +218,7 @@ def test_too_many_at_once_are_told_when_to_come_again() -> None:
     assembly = assembled(max_in_flight=4)
     loaded = assembly.shelf.warm("rl_policy", Artifact(Slow(), "v", None, None))
     assembly.shelf.add(loaded)
-    assert not loaded.inline
+    assert not loaded.inline_rows
     assert assembly.application.slow == {"rl_policy"}
 
     async def run() -> list[httpx.Response]:

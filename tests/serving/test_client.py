@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -127,6 +128,53 @@ def test_no_answer_for_now_is_the_fallback_or_an_error(asynchronous: bool, statu
     (error,) = ask(asynchronous, network)
     assert isinstance(error, ServiceUnavailableError)
     assert str(status) in error.problem
+
+
+@both
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(200, html="<title>Log in</title>"),
+        httpx.Response(200, content=b"\xff\xfe"),
+        httpx.Response(200, json={"action": 1}),
+        httpx.Response(200, json=[1]),
+        httpx.Response(200, content=b"[" * 200_000),
+        httpx.Response(204),
+        httpx.Response(302, headers={"location": "http://elsewhere"}),
+    ],
+    ids=["html", "bytes", "partial", "list", "deep", "204", "302"],
+)
+def test_what_no_policy_service_would_say_is_no_answer(asynchronous: bool, reply: httpx.Response) -> None:
+    network = Network(reply)
+    (answer,) = ask(asynchronous, network, fallback_action=2)
+    assert (answer.action, answer.probability, answer.version) == (2, None, None)
+    assert answer.fallback.startswith("client: ")
+    errors = ask(asynchronous, network, times=3, breaker_failures=2)
+    assert all(isinstance(error, ServiceUnavailableError) for error in errors)
+    assert "failed too often" in errors[2].problem, "it counts as a failure"
+
+
+def test_an_answer_that_cannot_be_unpacked_is_no_answer() -> None:
+    def broken(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, content=b"no gzip")
+
+    client = PolicyClient("http://service", transport=httpx.MockTransport(broken))
+    with client, pytest.raises(ServiceUnavailableError):
+        client.act([0.0])
+
+
+def test_threads_may_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_inside = threading.Barrier(2)
+
+    def token(size: int) -> str:
+        both_inside.wait(20)
+        return "same"
+
+    monkeypatch.setattr("rlcourse.serving.client.secrets.token_hex", token)
+    client = PolicyClient("http://service", transport=httpx.MockTransport(Network(ok())))
+    with client, ThreadPoolExecutor(2) as pool:
+        names = list(pool.map(lambda _: client._rules.next_id(), range(8)))
+    assert len(set(names)) == 8
 
 
 @both

@@ -355,7 +355,9 @@ def test_answers_are_as_the_documentation_says(kind: str, tmp_path: Path) -> Non
     for body, response in zip([body for body in bodies for _ in range(2)], responses, strict=True):
         assert response.status_code == 200
         jsonschema_rs.validate(ANSWER_SCHEMA, response.json())
-        status, _, quick = assembly.application.answer("rl_policy", json.dumps(body).encode(), [])
+        found = assembly.application.answer("rl_policy", json.dumps(body).encode(), [])
+        assert found is not None
+        status, _, quick = found
         jsonschema_rs.validate(ANSWER_SCHEMA, json.loads(quick))
         assert status == 200
         if body["deterministic"] and None not in body["observation"] and [None] * 4 not in body["observation"]:

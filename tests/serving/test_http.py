@@ -188,7 +188,7 @@ def test_hostile_requests_get_their_status_and_the_service_lives(
 ) -> None:
     server = serve(save("recurrent")[0], "--read-timeout-s", "1", "--max-sessions", "500")
     path = f"{server.url}/v1/policies/rl_policy/action"
-    before = server.rss_mb()
+    before = server.peak_mb()
     for content, status in (
         (b"{", 400),
         (b'{"observation": [1]}', 422),
@@ -203,12 +203,47 @@ def test_hostile_requests_get_their_status_and_the_service_lives(
     assert httpx.post(path, content=b" " * 100_000_000, timeout=30).status_code == 413
     # the same without saying so beforehand
     assert httpx.post(path, content=(b" " * 100_000 for _ in range(100)), timeout=30).status_code == 413
-    # a request that never ends, one byte after another; another that never begins
-    with connected(server.url) as slow, connected(server.url):
-        slow.sendall(b"POST /v1/policies/rl_policy/action HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n")
-        began, said = time.monotonic(), b""
+    with httpx.Client() as client:
+        for n in range(10_000):
+            response = client.post(path, json={"observation": [0.0] * 4, "session": f"unknown-{n}"})
+            assert response.status_code == 200
+    assert re.search(r"rl_sessions\{.*\} 500\.0", httpx.get(f"{server.url}/metrics").text)
+    assert server.peak_mb() - before < 60, "memory grew"
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert server.terminate() == 0
+
+
+def until(connection: socket.socket, end: bytes) -> bytes:
+    said = b""
+    while not said.endswith(end):
+        part = connection.recv(10_000)
+        assert part, said
+        said += part
+    return said
+
+
+def test_slow_and_idle_connections_keep_nobody_out(save: Callable[..., Any], serve: Callable[..., Any]) -> None:
+    server = serve(save()[0], "--read-timeout-s", "3", files=128)
+    head = b"POST /v1/policies/rl_policy/action HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n"
+    body = {"observation": [0.0] * 4}
+    with contextlib.ExitStack() as held:
+        sockets = []
+        for n in range(400):
+            sockets.append(held.enter_context(connected(server.url)))
+            if n % 2:  # a request that never ends; of the others none begins
+                with contextlib.suppress(ConnectionError):
+                    sockets[-1].sendall(head)
+            if n % 20 == 19:
+                # Somebody who asks meanwhile gets in, whatever holds the other connections.
+                assert server.act(body).status_code == 200
+                assert httpx.get(f"{server.management}/v1/policies").status_code == 200
+        said = sockets[0].recv(1000)
+        assert said == b"" or said.startswith(b"HTTP/1.1 408"), "the one that was waited for longest made room"
+        # One byte after another does not keep a connection, either.
+        slow = sockets[-1]
         slow.settimeout(0.2)
-        while time.monotonic() - began < 10:
+        said = b""
+        for _ in range(100):
             try:
                 slow.sendall(b" ")
                 said = slow.recv(1000)
@@ -216,15 +251,27 @@ def test_hostile_requests_get_their_status_and_the_service_lives(
             except TimeoutError:
                 continue
         assert said.startswith(b"HTTP/1.1 408")
-        assert server.act({"observation": [0.0] * 4}).status_code == 200
-    with httpx.Client() as client:
-        for n in range(10_000):
-            response = client.post(path, json={"observation": [0.0] * 4, "session": f"unknown-{n}"})
-            assert response.status_code == 200
-    assert re.search(r"rl_sessions\{.*\} 500\.0", httpx.get(f"{server.url}/metrics").text)
-    assert server.rss_mb() - before < 60, "memory grew"
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert server.act(body).status_code == 200
     assert server.terminate() == 0
+
+
+def test_connections_that_are_idle_between_requests_make_room_first_come_first_gone(
+    save: Callable[..., Any], serve: Callable[..., Any]
+) -> None:
+    server = serve(save()[0], "--max-connections", "3")
+    body = b'{"observation": [0, 0, 0, 0]}'
+    ask = b"POST /predictions/rl_policy HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    other = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with contextlib.ExitStack() as held:
+        kept = []
+        for n in range(5):
+            kept.append(held.enter_context(connected(server.url)))
+            kept[-1].sendall(other if n % 2 else ask)
+            until(kept[-1], b"}")
+        assert [one.recv(10) for one in kept[:2]] == [b"", b""]
+        for one in kept[2:]:
+            one.sendall(ask)
+            assert b'"action"' in until(one, b"}")
 
 
 def test_requests_that_overtake_each_other_are_answered_in_their_order(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,7 +207,7 @@ def test_a_slow_version_takes_the_short_way_from_its_own_policy_alone(connected:
 
         def load(name: str, version: str, *, inline: bool) -> None:
             loaded = shelf.warm(name, Artifact(Scripted(), version, None, None))
-            loaded.inline = inline
+            loaded.inline_rows = sys.maxsize if inline else 0
             shelf.add(loaded)
 
         async def answered(asked: bytes) -> bool:
@@ -235,6 +237,48 @@ def test_a_slow_version_takes_the_short_way_from_its_own_policy_alone(connected:
         one.application.service.shadows.close()
 
     connected(story)
+
+
+def test_a_large_batch_keeps_nobody_else_waiting_and_is_late_by_itself(connected: Callable[..., None]) -> None:
+    async def story(one: Connection, other: Connection) -> None:
+        policy, gate = Scripted(), threading.Event()
+        shelf = one.application.service.shelf
+        loaded = shelf.warm("wide", Artifact(policy, "v1", None, None))
+        loaded.inline_rows = 8
+        shelf.add(loaded)
+
+        def wait() -> None:
+            if threading.current_thread() is not threading.main_thread():
+                gate.wait(20)
+
+        policy.does = wait
+
+        def asked(rows: int, deadline_ms: int = 20_000) -> bytes:
+            body = {"observation": [[0.25, -1.0]] * rows, "deadline_ms": deadline_ms}
+            return request(json.dumps(body).encode()).replace(b"rl_policy", b"wide")
+
+        async def answer() -> dict[str, Any]:
+            for _ in range(5_000):
+                await asyncio.sleep(0.001)
+                if one.paper.written:
+                    break
+            ((head, found),) = one.paper.answers()
+            assert b"200 OK" in head
+            return found
+
+        assert len(one.ask(asked(8))) == 1
+        for _ in range(2):  # the first time its head is read, the second time it is known
+            gate.clear()
+            assert one.ask(asked(9)) == []
+            assert len(other.ask(asked(8))) == 1, "who comes meanwhile is answered"
+            gate.set()
+            assert (await answer())["action"] == [1] * 9
+        gate.clear()
+        assert one.ask(asked(9, deadline_ms=5)) == []
+        assert (await answer())["fallback"] == ["timeout"] * 9
+        gate.set()
+
+    connected(story, 2)
 
 
 LONG = 1000.0
