@@ -30,6 +30,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("export",): ("rlcourse.recipes.export:Export", "write a policy in the forms that other programs run"),
     ("serve", "archive"): ("rlcourse.recipes.serve_archive:Archive", "pack a policy for TorchServe"),
     ("serve", "torchserve"): ("rlcourse.recipes.serve_torchserve:Serve", "answer with TorchServe"),
+    ("serve", "ray"): ("rlcourse.recipes.serve_ray:Serve", "answer with replicas under Ray Serve"),
     ("serve", "manifest"): ("rlcourse.recipes.serve_manifest:Manifest", "write what KServe starts a service from"),
     ("serve", "versions"): ("rlcourse.recipes.serve_versions:Versions", "list and switch versions in TorchServe"),
     ("serve", "dataset"): ("rlcourse.recipes.serve_dataset:Dataset", "make a data set of what a service decided"),

@@ -48,6 +48,13 @@ class ActionRequest(msgspec.Struct, forbid_unknown_fields=True):
     deadline_ms: Annotated[float, msgspec.Meta(gt=0.0, le=60_000.0)] | None = None
 
 
+class ReplicaRequest(ActionRequest, forbid_unknown_fields=True):
+    """The same to a replica that remembers nothing: its client brings the memory along."""
+
+    memory: msgspec.Raw = NULL  # (H,) or (B, H) numbers; null: an episode begins
+    greedy: bool | None = None  # an older word for deterministic
+
+
 class ActionAnswer(msgspec.Struct):
     """One action each for one observation, lists of them for a batch.
 
@@ -206,6 +213,7 @@ def read_action(body: bytes) -> ActionRequest:
 
 
 _read_action = decoder(ActionRequest)
+read_replica = decoder(ReplicaRequest)
 read_reward = decoder(RewardRequest)
 read_rewards = decoder(list[RewardRequest])
 read_load = decoder(LoadRequest)
