@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlcourse.errors import ConfigError, DatasetCorruptError, RLCourseError
+from rlcourse.errors import ConfigError, DataError, RLCourseError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import write_json
 from rlcourse.recipes.common import Common, plain, report, say, show_result, table, write_report
@@ -29,7 +29,7 @@ from rlcourse.release.adjusting import Variates
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller, Override
 from rlcourse.release.evidence import evidence_from_json, read_object, verdict_from_json
-from rlcourse.release.gates import GateAnswer
+from rlcourse.release.gates import GateAnswer, LiveEvidence
 from rlcourse.release.matching import Variation
 from rlcourse.release.planning import Goal, plan_release
 from rlcourse.release.routing import FileRouter, Router
@@ -116,9 +116,16 @@ class Start(ByPerson):
     usual: float | None = None
     """Mean return of the incumbent's episodes. By default as the monitor says; without one -45, the server room's."""
     sd: float | None = None
-    """Their standard deviation, as they are earned. By default as the monitor says; without one 6.7, the server room's."""
+    """Their standard deviation, as they are earned; with --sessions room, that of the days of one room. By default as the
+    monitor says; without one 6.7, the server room's."""
     sd_candidate: float | None = None
     """Guess for the candidate; by default twice the incumbent's."""
+    sessions: Literal["day", "room"] | None = None
+    """What a session is named after. day: the room and the day (room-7/2026-11-28), so that each day draws its rooms anew.
+    room: the room alone; then the same few rooms come every day, and the evidence has to name them, which --monitor cannot."""
+    sd_rooms: float | None = None
+    """--sessions room: by how much rooms differ for good, once what each earned before is taken out; all of it where nothing
+    is known of before."""
     shares: tuple[float, ...] = (0.02, 0.1, 0.5)
     """Of the traffic, stage by stage; the last is the A/B test."""
     harm: float = 0.1
@@ -126,7 +133,8 @@ class Start(ByPerson):
     gain: float = 0.05
     """Gain that the A/B test has to prove, relative to the usual return."""
     margin: float = 0.0
-    """Accept a candidate that is surely not worse by more than this, relative to the usual return; 0 asks for a gain."""
+    """Accept a candidate that is surely not worse by more than this, relative to the usual return: 0.03 for 3 %; 0 asks for a
+    gain."""
     alpha: float = 0.05
     """Chance of finding a difference where there is none."""
     shadow_requests: int = 0
@@ -152,6 +160,14 @@ class Start(ByPerson):
     def __post_init__(self) -> None:
         if self.usual == 0.0 or not self.shares:
             raise ConfigError("Nothing to be relative to, or no stages.", mend="Name --usual and --shares.")
+        for name, value in (("harm", self.harm), ("gain", self.gain)):
+            if not 0.0 < value < 1.0:
+                raise _no_share(f"--{name}", value, "above 0 and below 1")
+        if not 0.0 <= self.margin < 1.0:
+            raise _no_share("--margin", self.margin, "from 0 on and below 1")
+        if not 0.0 <= self.approve_from <= 1.0:
+            raise _no_share("--approve-from", self.approve_from, "from 0 to 1")
+        self._check_sessions()
         if self.monitor is not None and not (self.usual is None and self.sd is None):
             raise ConfigError("What is usual was named twice.", mend="Use --monitor, or --usual and --sd.")
         if self.router.kind == "haproxy" and self.shadow_requests > 0:
@@ -163,6 +179,23 @@ class Start(ByPerson):
             raise ConfigError(
                 f"The release is of {self.policy_name}, and the service is told about {self.router.policy}.",
                 mend="Give --policy and --router.policy the same name, or name one of them alone.",
+            )
+
+    def _check_sessions(self) -> None:
+        if self.strategy == "canary" and self.sessions is None:
+            raise ConfigError(
+                "Nobody has said whether the same rooms come to the canary every day.",
+                mend="Name sessions after the room and the day, and use --sessions day; or use --sessions room.",
+            )
+        if self.sessions == "room" and self.monitor is not None:
+            raise ConfigError(
+                "--monitor gives sums by day, which tell no rooms apart.",
+                mend="Name sessions after the room and the day, and use --sessions day; or use --usual, --sd and --sd-rooms, "
+                "and a file of evidence that names its sessions.",
+            )
+        if (self.sessions == "room") != (self.sd_rooms is not None):
+            raise ConfigError(
+                "--sd-rooms is for --sessions room, and needed there.", mend="Name both, or use --sessions day."
             )
 
     @property
@@ -197,7 +230,8 @@ class Start(ByPerson):
         else:
             size = abs(SERVER_ROOM[0] if self.usual is None else self.usual)
             sd = SERVER_ROOM[1] if self.sd is None else self.sd
-        variation = Variation(sd, 2.0 * sd if self.sd_candidate is None else self.sd_candidate)
+        candidates_sd = 2.0 * sd if self.sd_candidate is None else self.sd_candidate
+        variation = Variation(sd, candidates_sd, rooms=self.sd_rooms)
         last = len(self.shares) - 1
         goals = tuple(
             Goal(share, (self.margin or self.gain) * size, "gain", 0.9)
@@ -233,7 +267,8 @@ class Step(OfRelease):
     """
 
     evidence: Path | None = None
-    """A file that monitoring wrote. Without it and without --prometheus the gate is told that nobody answered."""
+    """A file that monitoring wrote, and that has to be there. Without one and without --prometheus the gate is told that nobody
+    answered."""
     prometheus: str | None = None
     """Address of Prometheus: its counts are the evidence, and an alert that pages about the candidate goes back at once."""
     monitor: str | None = None
@@ -242,7 +277,8 @@ class Step(OfRelease):
     """Name of the policy in the service, for --prometheus. By default, and at most, the one that the release began with."""
     safety: bool = False
     """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where rewards say how many
-    violations a decision led to, and rlcourse monitor follow counts them."""
+    violations a decision led to, and rlcourse monitor follow counts them. Without it, and while nobody counts any, every answer
+    and the audit log say that safety is not watched."""
     every: float | None = None
     """Ask again after so many seconds, until the release has ended. Whatever goes wrong in one step is said and tried again in
     the next. Ctrl-C ends the asking and not the release; ask again, and it goes on where it is."""
@@ -367,14 +403,15 @@ def readable(controller: Controller, gate: Mapping[str, Any] | None) -> str:
     for number, stage in enumerate(release.stages):
         here = "<-" if number == state.stage and not state.ended else "done" if number < state.stage else ""
         asks = stage.demand.prove.replace("_", " ")
-        rows.append([stage.kind, f"{stage.share:.1%}", asks, f"{stage.demand.information:.2f}", here])
+        planned = [str(stage.days or "-"), f"{stage.episodes:,}" if stage.episodes else "-"]
+        rows.append([stage.kind, f"{stage.share:.1%}", asks, *planned, f"{stage.demand.information:.2f}", here])
     trial = f", {routing.trial} for {routing.share:.1%}" if routing.trial is not None else ""
     trial += f", {routing.shadow} as a shadow" if routing.shadow is not None else ""
     lines = [
         f"{release.name}: {release.candidate} for {release.incumbent}, {state.status.replace('_', ' ')}",
         f"live: {routing.live}{trial}{'' if state.applied else ' (wanted; the router has not taken it yet)'}",
         "",
-        table(["stage", "share", "has to show", "information", ""], rows),
+        table(["stage", "share", "has to show", "planned days", "episodes", "information", ""], rows),
     ]
     if killed(controller.folder):
         lines.append("\nThe kill switch is on.")
@@ -386,7 +423,16 @@ def readable(controller: Controller, gate: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
+def _no_share(name: str, value: float, wanted: str) -> ConfigError:
+    return ConfigError(f"{name} {value:g} is no share of 1.", mend=f"Use a number {wanted}: 0.03 for 3 %.")
+
+
 def _controller(folder: Path) -> Controller:
+    if not any((folder / name).exists() for name in ("settings.json", "release.json", "state.json")):
+        raise ConfigError(
+            f"{folder} holds no release.",
+            mend="Name the folder that rlcourse release start was given; it holds a release.json: find . -name release.json",
+        )
     settings = read_object(folder / "settings.json")["router"]
     config = RouterConfig(
         **{**settings, "socket": Path(settings["socket"]), "servers": tuple(settings["servers"])},
@@ -404,8 +450,11 @@ def _step(config: Step) -> GateAnswer:
     if config.prometheus is None:
         try:
             evidence = _evidence(config, controller.release.variation)
-        except DatasetCorruptError:
-            controller.tick(None, verdict)  # what cannot be read is not seen, and the patience for that is not endless
+        except (ConfigError, DataError):
+            # What cannot be read is not seen, and the patience for that is not endless.
+            answer = controller.tick(None, verdict)
+            if answer.answer == "roll_back":
+                return answer
             raise
         return controller.tick(evidence, verdict)
     release = controller.release
@@ -430,6 +479,8 @@ def _steps(config: Step, every_s: float) -> GateAnswer:
         ConfigError: wrong words; no later step would go better.
         RLCourseError: what went wrong in the last step, where the days are over.
     """
+    if config.evidence is not None and not config.evidence.exists():
+        raise _absent(config.evidence)
     until_s = time.monotonic() + 86_400.0 * config.days
     while True:
         answer, error = None, None
@@ -478,10 +529,17 @@ def _variates(folder: Path) -> Variates | None:
     return None if found is None else Variates.from_json(found)
 
 
-def _evidence(config: Step, promised: Variation) -> Any:
-    # A file that is not there is monitoring that does not answer; one that is broken is an error.
-    if config.evidence is None or not config.evidence.exists():
+def _absent(path: Path) -> ConfigError:
+    return ConfigError(
+        f"There is no {path}.", mend="Name the file that monitoring writes, and see that it has written it."
+    )
+
+
+def _evidence(config: Step, promised: Variation) -> LiveEvidence | None:
+    if config.evidence is None:
         return None
+    if config.every is None and not config.evidence.exists():
+        raise _absent(config.evidence)
     return evidence_from_json(read_object(config.evidence), promised=promised, variates=_variates(config.folder))
 
 

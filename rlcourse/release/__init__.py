@@ -15,6 +15,7 @@ audit log on the disk, and the routers in :mod:`rlcourse.release.adapters`.
 :mod:`~rlcourse.release.boundaries`       a few planned looks: Pocock, O'Brien and Fleming
 :mod:`~rlcourse.release.power`            how many episodes a decision needs
 :mod:`~rlcourse.release.matching`         two arms compared day by day, with what the weather explains taken out
+:mod:`~rlcourse.release.rooms`            the same where the same rooms come every day: their differences are in the variance
 :mod:`~rlcourse.release.conditions`       what an episode met and no policy could change, as sums by day
 :mod:`~rlcourse.release.adjusting`        the log says what is usual; live returns are adjusted by it, and leaks looked for
 :mod:`~rlcourse.release.gates`            evidence in, decision and reasons out
@@ -28,6 +29,7 @@ audit log on the disk, and the routers in :mod:`rlcourse.release.adapters`.
 :mod:`~rlcourse.release.straying`         whether the router still does what it was told
 :mod:`~rlcourse.release.planning`         how long each stage has to be
 :mod:`~rlcourse.release.simulate`         thousands of releases on the server room, to know the gate's error rates
+:mod:`~rlcourse.release.study`            the study of the gates; :mod:`~rlcourse.release.study_rooms`: in rooms that differ
 :mod:`~rlcourse.release.running`          the same on rooms that go on from day to day, as a check
 :mod:`~rlcourse.release.evidence`         evidence and verdicts as files
 ========================================  =====================================================================

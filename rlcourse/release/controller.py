@@ -36,7 +36,7 @@ from rlcourse.errors import ConfigError, DatasetCorruptError, ServerError, Stora
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import storage_errors, write_json
 from rlcourse.release.audit import AuditEntry, append_audit, read_audit
-from rlcourse.release.gates import GateAnswer, LiveEvidence, Reason, decide, seen_at
+from rlcourse.release.gates import GateAnswer, LiveEvidence, Reason, decide, seen_at, unwatched
 from rlcourse.release.routing import Router
 from rlcourse.release.stages import Release
 from rlcourse.release.state import ReleaseState, Status, killed, locked, read_release, read_state
@@ -272,7 +272,8 @@ class Controller:
         return noted
 
     def _ask(self, state: ReleaseState, evidence: LiveEvidence | None, verdict: OffPolicyVerdict | None) -> GateAnswer:
-        return decide(
+        acts = self.release.stages[state.stage].kind != "shadow"
+        answer = decide(
             evidence,
             now_s=self.clock(),
             since_s=state.since_s,
@@ -282,9 +283,10 @@ class Controller:
             verdict=verdict,
             candidate=self.release.candidate,
             approved=state.approved,
-            acts=self.release.stages[state.stage].kind != "shadow",
+            acts=acts,
             seen_s=-math.inf if state.seen_s is None else state.seen_s,
         )
+        return answer.beside(*unwatched(evidence, acts=acts))
 
     def _act(self, state: ReleaseState, answer: GateAnswer) -> None:
         lasted = self.clock() - state.since_s >= self.release.stages[state.stage].least_s

@@ -16,6 +16,7 @@ from rlcourse.release.adjusting import Variates, judged
 from rlcourse.release.conditions import Moments
 from rlcourse.release.gates import Counts, LiveEvidence, LiveReturns
 from rlcourse.release.matching import Tally, Variation
+from rlcourse.release.rooms import rooms_of, usual_of_rooms
 
 
 def evidence_from_json(
@@ -31,6 +32,10 @@ def evidence_from_json(
          "counts": {"latency": {"bad": 3, "total": 5000}, "errors": {...}, "fallbacks": {...}},
          "violations": 0}
 
+    ``session``, one name for each of the episodes, is for a release in which the same rooms come every day; and so is
+    ``"before": {"session": [...], "returns": [...]}`` with the incumbent's episodes before the release, from which the gate
+    learns what each room usually earns.
+
     ``conditions`` is for a release that began with ``--monitor``, and holds the numbers of
     :meth:`rlcourse.release.conditions.Conditions.of`; otherwise it is left out.
 
@@ -44,7 +49,7 @@ def evidence_from_json(
     """
     try:
         episodes = content.get("episodes")
-        returns = None if episodes is None else _returns(episodes, promised, variates)
+        returns = None if episodes is None else _returns(episodes, content.get("before"), promised, variates)
         counts = {
             str(name): Counts(int(one["bad"]), int(one["total"])) for name, one in content.get("counts", {}).items()
         }
@@ -58,6 +63,7 @@ def evidence_from_json(
             None if violations is None else int(violations),
             None if returns is None else returns.variation,
             None if returns is None else returns.objection,
+            rooms=None if returns is None else returns.rooms,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetCorruptError(
@@ -65,18 +71,37 @@ def evidence_from_json(
         ) from error
 
 
-def _returns(episodes: Mapping[str, Any], promised: Variation | None, variates: Variates | None) -> LiveReturns:
+def _returns(
+    episodes: Mapping[str, Any], before: Mapping[str, Any] | None, promised: Variation | None, variates: Variates | None
+) -> LiveReturns:
     day, arms, earned = episodes["day"], [int(bool(one)) for one in episodes["candidate"]], episodes["returns"]
+    session = episodes.get("session") if promised is not None and promised.rooms is not None else None
+    if session is not None and promised is not None and before is not None:
+        usual = _usual_of(before, promised.incumbent)
+        earned = [float(one) - usual.get(str(name), 0.0) for one, name in zip(earned, session, strict=True)]
     tally = Tally.of(day, arms, earned)
     if promised is None:
         return LiveReturns(tally)
     wanted = None if variates is None else variates.conditions
     rows = episodes.get("conditions")
     if wanted is None or rows is None:
-        return judged(tally, None, None, variates=variates, promised=promised)
-    if any(len(row) != wanted.width for row in rows):
+        found = judged(tally, None, None, variates=variates, promised=promised)
+    elif any(len(row) != wanted.width for row in rows):
         raise ValueError(f"rows of conditions that are not {wanted.width} numbers")
-    return judged(tally, Moments.of(day, arms, earned, rows), wanted, variates=variates, promised=promised)
+    else:
+        found = judged(tally, Moments.of(day, arms, earned, rows), wanted, variates=variates, promised=promised)
+    if session is None:
+        return found
+    return found._replace(rooms=rooms_of([str(one) for one in session], day, arms, earned).tally)
+
+
+def _usual_of(before: Mapping[str, Any], sd: float) -> dict[str, float]:
+    """What each room earned before, beyond the others."""
+    names, returns = [str(one) for one in before["session"]], before["returns"]
+    past = rooms_of(names, [0] * len(names), [0] * len(names), returns)
+    episodes, total = past.tally.episodes[0, 0], past.tally.total[0, 0]
+    usual = usual_of_rooms(episodes, total / episodes, sd).beyond
+    return dict(zip(past.names, usual.tolist(), strict=True))
 
 
 def verdict_from_json(content: Mapping[str, Any], *, judged_as: str, candidate: str) -> OffPolicyVerdict:

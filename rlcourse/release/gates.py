@@ -27,12 +27,14 @@ import numpy.typing as npt
 from rlcourse.errors import ConfigError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.release.matching import Contrast, Tally, Variation, matched
+from rlcourse.release.rooms import attainable, matched_rooms
 from rlcourse.release.sequential import Array, contrast_radius, likelihood_ratio, tuned_mixture
 
 Answer = Literal["promote", "hold", "roll_back"]
 Prove = Literal["no_harm", "gain", "service"]
 """No harm in the returns, a gain in the returns, or nothing but a healthy service (where no returns can be compared)."""
 Booleans = npt.NDArray[np.bool_]
+SAFETY_NOT_WATCHED = "safety_not_watched"
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,20 @@ class Reason:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+ROOMS_UNKNOWN = Reason(
+    "rooms_unknown",
+    "The same rooms come every day, and the evidence does not tell them apart: all days count as one. Name the session of "
+    "each episode in the file of evidence; or name sessions after the room and the day, and begin again with --sessions day.",
+)
+
+
 class LiveReturns(NamedTuple):
     """Returns of both arms, and what is to be said of them; see :class:`LiveEvidence`."""
 
     tally: Tally
     variation: Variation | None = None
     objection: Reason | None = None
+    rooms: Tally | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,11 @@ class LiveEvidence:
     """Why these returns may end the release and cannot carry it on."""
     unknown: Reason | None = None
     """Why something is missing, where monitoring says so."""
+    rooms: Tally | None = None
+    """``(D, 2, S)`` the same returns by room, what each earned before taken out; for a release in which the same rooms come
+    every day."""
+    safety_watched: bool = True
+    """Whether violations are waited for. ``False``: none were counted, and nobody has said that anybody counts."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,10 @@ class GateAnswer:
             for one in self.reasons
         ]
         return {"answer": self.answer, "reasons": reasons}
+
+    def beside(self, *more: Reason) -> GateAnswer:
+        """The same answer, with something to be said along with it."""
+        return GateAnswer(self.answer, (*self.reasons, *more))
 
 
 class Reading(NamedTuple):
@@ -257,16 +276,33 @@ def decide(
         text = f"{requests} requests were answered, and no promise was broken."
         return GateAnswer("promote", (Reason("service_healthy", text, {"requests": requests}),))
     assert evidence.tally is not None  # else blind
-    contrast = matched(evidence.tally, variation)
+    if variation.rooms is not None and evidence.rooms is None:
+        return GateAnswer("hold", (ROOMS_UNKNOWN,))
+    contrast = _compared(evidence, variation)
     reading = read(contrast, demand.information, config)
     numbers = _numbers(contrast, reading, demand)
     if reading.gain:
         return GateAnswer("promote", (Reason("gain_proven", _sentence("It is surely good enough", numbers), numbers),))
+    if not reading.enough and (few := _too_few(evidence, variation, demand)):
+        return GateAnswer("hold", (few,))
     if not reading.enough:
         return GateAnswer("hold", (Reason("collecting", _sentence("Not enough is known yet", numbers), numbers),))
     if demand.prove == "no_harm":
         return GateAnswer("promote", (Reason("no_harm", _sentence("No harm showed", numbers), numbers),))
     return GateAnswer("hold", (Reason("undecided", _sentence("All planned episodes tell no gain", numbers), numbers),))
+
+
+def unwatched(evidence: LiveEvidence | None, *, acts: bool = True) -> tuple[Reason, ...]:
+    """What is to be said along with every answer: that nobody looks after safety.
+
+    Args:
+        evidence: the newest there is.
+        acts: as in :func:`decide`.
+    """
+    if evidence is None or evidence.safety_watched or evidence.violations is not None or not acts:
+        return ()
+    text = "Safety is not watched: no violations are counted, and none are waited for (rlcourse release step --safety)."
+    return (Reason(SAFETY_NOT_WATCHED, text),)
 
 
 def seen_at(evidence: LiveEvidence | None, demand: Demand, config: GateConfig, *, acts: bool = True) -> float:
@@ -297,12 +333,33 @@ def _hard_stops(evidence: LiveEvidence, variation: Variation, config: GateConfig
             text = f"{counts.bad} of {counts.total} requests were bad; {objective.limit:.2%} is allowed."
             found.append(Reason(f"objective_{objective.name}", text, numbers))
     if evidence.tally is not None:
-        contrast = matched(evidence.tally, variation)
+        contrast = _compared(evidence, variation)
         reading = read(contrast, 0.0, config)
         if reading.harm:
             numbers = _numbers(contrast, reading, None)
             found.append(Reason("returns_worse", _sentence("It is surely worse", numbers), numbers))
     return found
+
+
+def _compared(evidence: LiveEvidence, variation: Variation) -> Contrast:
+    if variation.rooms is not None and evidence.rooms is not None:
+        return matched_rooms(evidence.rooms, variation)
+    assert evidence.tally is not None  # else there is nothing to compare
+    return matched(evidence.tally, variation)
+
+
+def _too_few(evidence: LiveEvidence, variation: Variation, demand: Demand) -> Reason | None:
+    if variation.rooms is None or evidence.rooms is None:
+        return None
+    most = float(attainable(evidence.rooms, variation))
+    if most >= demand.information:
+        return None
+    count = int((evidence.rooms.episodes[:, 1].sum(axis=0) > 0.0).sum())
+    text = (
+        f"The candidate has met {count} rooms; however long they are watched, they tell {most:.3g} of information, and "
+        f"{demand.information:.3g} is demanded. More rooms would help, more days do not."
+    )
+    return Reason("too_few_rooms", text, {"rooms": count, "attainable": most, "demanded": demand.information})
 
 
 def _blindness(
@@ -319,7 +376,7 @@ def _blindness(
 def _missing(evidence: LiveEvidence, demand: Demand, config: GateConfig, *, acts: bool) -> list[Reason]:
     missing = [objective.name for objective in config.objectives if objective.name not in evidence.counts]
     missing += ["returns"] * (evidence.tally is None and demand.prove != "service") + ["violations"] * (
-        evidence.violations is None and acts
+        evidence.violations is None and evidence.safety_watched and acts
     )
     found = [Reason("evidence_missing", f"Nothing is known of {name}.") for name in missing]
     if missing and evidence.unknown is not None:

@@ -101,17 +101,26 @@ class Variation:
     candidate: float
     """Nobody knows it yet; twice the incumbent's is a cautious guess."""
     worth: float = 10.0
-    """So many degrees of freedom the two guesses are worth beside what is seen; raising it trusts them longer."""
+    """So many degrees of freedom the guesses are worth beside what is seen; raising it trusts them longer."""
+    rooms: float | None = None
+    """``None``: every episode has drawn its side for itself, as where a session is named after its room *and* its day. A
+    number: the same rooms come every day, and this is the deviation by which they differ for good, their own past taken out
+    (:mod:`rlcourse.release.rooms`); the other two are then of the days of one room."""
 
     def __post_init__(self) -> None:
-        if min(self.incumbent, self.candidate) <= 0.0 or self.worth < 0.0:
+        if min(self.incumbent, self.candidate) <= 0.0 or self.worth < 0.0 or not (self.rooms or 0.0) >= 0.0:
             raise ConfigError(
                 "A deviation of 0 or less.", mend="Use the deviation of the incumbent's adjusted returns."
             )
 
 
 def matched(tally: Tally, variation: Variation) -> Contrast:
-    """The two arms compared within days, the days weighed by their precision.
+    r"""The two arms compared within days, the days weighed by their precision.
+
+    That adds the days' information up, which is right where each has drawn its rooms anew. Where the same rooms came every
+    day (``variation.rooms``) and only sums by day are known, nobody knows what the days have in common. Then the information
+    is the least that it can be, :math:`(\sum w_d)^2 / (\sum \sqrt{w_d})^2` (Cauchy and Schwarz): about that of one day. Sums
+    by room tell more: :func:`rlcourse.release.rooms.matched_rooms`.
 
     Worked number: both deviations known to be 2 (``worth`` without bound), day 1: mean 10 of 4 against mean 8 of 4; day 2:
     mean 13 of 12 against mean 12 of 4. Weights 1/(1 + 1) = 0.5 and 1/(1/3 + 1) = 0.75, so (0.5 * 2 + 0.75 * 1)/1.25 = 1.4.
@@ -124,7 +133,10 @@ def matched(tally: Tally, variation: Variation) -> Contrast:
     variance = (within + variation.worth * guess) / np.maximum(freedom + variation.worth, 1e-9)
     both = (tally.episodes > 0.0).all(axis=-1)  # (..., D)
     precision = np.where(both, 1.0 / (variance[..., None, :] / n).sum(axis=-1), 0.0)
-    information = precision.sum(axis=-1)
+    summed = precision.sum(axis=-1)
     difference = mean[..., CANDIDATE] - mean[..., INCUMBENT]
-    estimate = (precision * difference).sum(axis=-1) / np.where(information > 0.0, information, 1.0)
+    estimate = (precision * difference).sum(axis=-1) / np.where(summed > 0.0, summed, 1.0)
+    information = summed
+    if variation.rooms is not None:
+        information = (summed / np.where(summed > 0.0, np.sqrt(precision).sum(axis=-1), 1.0)) ** 2
     return Contrast(estimate, information, (tally.episodes[..., CANDIDATE] * both).sum(axis=-1))

@@ -4,6 +4,9 @@ The first stage is small and has to find a large harm; the later ones may look f
 large ones are ruled out. Each takes whole days, as the price of electricity and the weather have the period of a day. And
 none ends before the gate says anything at all (:attr:`~rlcourse.release.gates.GateConfig.fewest_episodes`): where little
 varies, that and not the power decides how long the first stage is.
+
+Where the same rooms come every day, days alone do not help for ever: what the candidate's few rooms differ by from the others
+stays. A stage that could not reach its demand that way is refused, with the share that could.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from rlcourse.errors import ConfigError
 from rlcourse.release.gates import Demand, GateConfig, Prove
 from rlcourse.release.matching import Variation
 from rlcourse.release.power import always_valid_information, information_of
+from rlcourse.release.rooms import design_information
 from rlcourse.release.sequential import tuned_mixture
+
+MOST_STAGE_DAYS = 60
+"""Where the same rooms come every day: what they do not tell by then they would hardly tell later."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +108,65 @@ def plan_release(
         bake_days: for so many days, with the incumbent ready to take over.
 
     Raises:
-        ConfigError: no goals, fewer than two rooms, or shares that fall.
+        ConfigError: no goals, fewer than two rooms, shares that fall, or too few rooms where the same ones come every day.
     """
     shares = [goal.share for goal in goals]
     if fleet < 2 or not goals or shares != sorted(shares):
         raise ConfigError(f"{fleet} rooms in stages of {shares}.", mend="Use two rooms or more, and shares that grow.")
     tuned_at = always_valid_information(goals[0].effect, alpha=alpha, power=goals[0].power)
     gate = GateConfig(alpha=alpha, tuned_at=tuned_at, margin=margin, fewest_episodes=fewest_episodes)
-    rho, stages, known, seen = tuned_mixture(tuned_at, alpha), [], 0.0, 0
+    rho, stages, known, seen, sizes = tuned_mixture(tuned_at, alpha), [], 0.0, 0, list[int]()
     for goal in goals:
         needed = always_valid_information(goal.effect, alpha=alpha, power=goal.power, rho=rho)
         candidates = arm_size(fleet, goal.share)
-        daily = information_of(
-            candidates,
-            fleet - candidates,
-            sd_candidate=variation.candidate,
-            sd_incumbent=variation.incumbent,
-        )
-        days = max(math.ceil((needed - known) / daily - 1e-9), math.ceil((fewest_episodes - seen) / candidates), 1)
-        known, seen = known + days * daily, seen + days * candidates
+        fewest = max(math.ceil((fewest_episodes - seen) / candidates), 1)
+        if variation.rooms:
+            days = max(_days_of_rooms(sizes, candidates, fleet, variation, needed), fewest)
+        else:
+            daily = information_of(
+                candidates,
+                fleet - candidates,
+                sd_candidate=variation.candidate,
+                sd_incumbent=variation.incumbent,
+            )
+            days = max(math.ceil((needed - known) / daily - 1e-9), fewest)
+            known += days * daily
+        seen, sizes = seen + days * candidates, [*sizes, *[candidates] * days]
         stages.append(PlannedStage(goal.share, Demand(goal.prove, needed), days, days * candidates))
     return ReleasePlan(fleet, tuple(stages), bake_share, bake_days, gate, variation)
+
+
+def least_share(
+    fleet: int, information: float, variation: Variation, *, most_days: int = MOST_STAGE_DAYS
+) -> float | None:
+    """The smallest share with which rooms that come every day hold so much information in so many days; ``None``: half of
+    them do not.
+    """
+    low, high = 0, fleet // 2
+    if design_information([high] * most_days, fleet, variation) < information:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = design_information([middle] * most_days, fleet, variation) >= information
+        low, high = (low, middle) if enough else (middle, high)
+    return high / fleet
+
+
+def _days_of_rooms(before: list[int], candidates: int, fleet: int, variation: Variation, needed: float) -> int:
+    def known(days: int) -> float:
+        return design_information([*before, *[candidates] * days], fleet, variation)
+
+    found = next((days for days in range(1, MOST_STAGE_DAYS + 1) if known(days) >= needed - 1e-9), None)
+    if found is not None:
+        return found
+    share = least_share(fleet, needed, variation)
+    mend = (
+        "Let the monitor know what each room earned before, or draw the rooms anew each day."
+        if share is None
+        else f"Use a share of {share:.3g}, or take out what each room earned before, or draw the rooms anew each day."
+    )
+    raise ConfigError(
+        f"Rooms differ by {variation.rooms:.3g} for good: {candidates} of {fleet}, looked at for however long, do not tell "
+        f"{needed:.3g} of information.",
+        mend=mend,
+    )

@@ -5,6 +5,9 @@ days, so that the true difference between them is known almost exactly. Then eve
 pools with replacement: on each day, each room of the fleet meets a day of its own, and what it earns is what the arm that
 it belongs to earned on that day.
 
+Rooms may differ for good (:class:`Differing`): each costs a little more or less than the others on every one of its days, and
+stays in its arm. That is where a gate that counts room-days as if each were a new room is wrong too often.
+
 What this leaves out: rooms in one building share their weather, here each has its own. The comparison is made within days
 (:mod:`rlcourse.release.matching`), so shared weather would make it more precise, not less. And a day begins in a state that
 the environment draws, not in the one that the arm's last day left.
@@ -27,8 +30,9 @@ from rlcourse.errors import ConfigError
 from rlcourse.networks import ScriptedPolicy
 from rlcourse.randomness import Seeds
 from rlcourse.release.gates import Booleans, read
-from rlcourse.release.matching import Array, ControlVariates, Tally, matched
+from rlcourse.release.matching import Array, Contrast, ControlVariates, Tally, matched
 from rlcourse.release.planning import ReleasePlan, arm_size
+from rlcourse.release.rooms import matched_rooms, usual_of_rooms
 from rlcourse.vocabulary import Policy
 
 UNDECIDED, PROMOTED, ROLLED_BACK = 0, 1, 2
@@ -127,6 +131,13 @@ class Day(NamedTuple):
     raw: Tally  # (R, D, 2) as they were earned
     stage: Codes  # (R,) 0 to K - 1; K while it bakes
     since: Codes  # (R,) days in this stage
+    rooms: Tally | None = (
+        None  # (R, D, 2, F) adjusted returns by room, where the plan knows that the same ones come daily
+    )
+
+    def contrast(self, plan: ReleasePlan) -> Contrast:
+        """The two arms compared, as the plan says that rooms come."""
+        return matched(self.tally, plan.variation) if self.rooms is None else matched_rooms(self.rooms, plan.variation)
 
 
 class Evening(NamedTuple):
@@ -147,25 +158,35 @@ class Rule(Protocol):
 
 def sequential_rule(day: Day, plan: ReleasePlan) -> Evening:
     """The gate of :mod:`rlcourse.release.gates`."""
-    contrast = matched(day.tally, plan.variation)
-    demanded, gains = _demands(day, plan)
+    contrast = day.contrast(plan)
+    demanded, _ = _demands(day, plan)
     reading = read(contrast, demanded, plan.gate)
-    baking = day.stage == len(plan.stages)
-    enough = reading.gain | (reading.enough & ~gains)
-    spent = gains & ~baking & (contrast.information >= PATIENCE * demanded)
-    return Evening(reading.harm, np.where(baking, day.since >= plan.bake_days, enough), spent & ~enough)
+    return _evening(day, plan, contrast, reading.harm, reading.gain, reading.enough)
 
 
 def peeking_rule(day: Day, plan: ReleasePlan) -> Evening:
-    """An ordinary test at 5 %, looked at every evening as if each were the only one: the mistake."""
-    contrast = matched(day.tally, plan.variation)
+    """An ordinary test at 5 %, looked at every evening as if each were the only one: the mistake.
+
+    In all else it is the gate: as silent before the fewest episodes, and as patient.
+    """
+    contrast = day.contrast(plan)
+    demanded, _ = _demands(day, plan)
+    told = contrast.episodes >= plan.gate.fewest_episodes
+    z = np.where(told, contrast.estimate * np.sqrt(contrast.information), 0.0)
+    return _evening(day, plan, contrast, z < -1.96, z > 1.96, told & (contrast.information >= demanded))
+
+
+def _evening(
+    day: Day, plan: ReleasePlan, contrast: Contrast, harm: Booleans, gain: Booleans, enough: Booleans
+) -> Evening:
     demanded, gains = _demands(day, plan)
-    z = contrast.estimate * np.sqrt(contrast.information)
-    z = np.where(contrast.episodes >= plan.gate.fewest_episodes, z, 0.0)
     baking = day.stage == len(plan.stages)
-    enough = (z > 1.96) | ((contrast.information >= demanded) & ~gains)
-    spent = gains & ~baking & (contrast.information >= PATIENCE * demanded)
-    return Evening(z < -1.96, np.where(baking, day.since >= plan.bake_days, enough), spent & ~enough)
+    passed = gain | (enough & ~gains)
+    spent = contrast.information >= PATIENCE * demanded
+    if plan.variation.rooms is not None:  # the same rooms may have nothing left to tell
+        planned = np.array([*(stage.days for stage in plan.stages), plan.bake_days])
+        spent |= day.since >= PATIENCE * planned[day.stage]
+    return Evening(harm, np.where(baking, day.since >= plan.bake_days, passed), gains & ~baking & spent & ~passed)
 
 
 @dataclass(frozen=True)
@@ -218,24 +239,68 @@ class Fleet(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Differing:
+    """Rooms that differ for good."""
+
+    sd: float
+    """Of the factor by which a room's days are dearer or cheaper than others; 0.05 for 5 %."""
+    past_days: int = 0
+    """Of each room under the incumbent, before the release: what it earned beyond the others is taken out. 0: it is new."""
+    drawn_daily: bool = False
+    """A session is a room *and* a day: other rooms are the canary every day. Otherwise they stay."""
+
+    def __post_init__(self) -> None:
+        if self.sd < 0.0 or self.past_days < 0:
+            raise ConfigError(f"Rooms that differ by {self.sd}.", mend="Use numbers of 0 or more.")
+
+
+ALIKE = Differing(0.0)
+
+
 class _Drawn:
     """Days drawn from pools with replacement."""
 
     def __init__(
-        self, pools: tuple[Pool, Pool], fleet: int, variates: ControlVariates | None, rng: np.random.Generator
+        self,
+        pools: tuple[Pool, Pool],
+        plan: ReleasePlan,
+        variates: ControlVariates | None,
+        rng: np.random.Generator,
+        releases: int,
+        differing: Differing,
     ) -> None:
         self._raw = np.stack([pool.returns for pool in pools])
         self._adjusted = self._raw
         if variates is not None:
             self._adjusted = np.stack([variates.adjust(pool.returns, pool.conditions) for pool in pools])
-        self._fleet, self._rng = fleet, rng
+        self._fleet, self._rng, self._daily = plan.fleet, rng, differing.drawn_daily
+        shape = (releases, plan.fleet)
+        self._factor = self._usual = None
+        if differing.sd > 0.0:
+            self._factor = rng.normal(0.0, differing.sd, shape)
+        if differing.past_days:
+            earned = np.zeros(shape)
+            for _ in range(differing.past_days):
+                earned += self._earned(
+                    np.zeros(1, np.int64), rng.integers(self._raw.shape[1], size=shape), self._factor
+                )[0]
+            past = np.full(shape, float(differing.past_days))
+            self._usual = usual_of_rooms(past, earned / past, plan.variation.incumbent).beyond
 
     def day(self, alive: Codes, sizes: Codes) -> tuple[Array, Array, Booleans]:
-        rooms = self._rng.integers(self._raw.shape[1], size=(len(alive), self._fleet))
-        # Which rooms are the canary does not matter where every room meets a day of its own: the first ones.
+        drawn = self._rng.integers(self._raw.shape[1], size=(len(alive), self._fleet))
+        # Whatever distinguishes a room was drawn by chance, so the canary may be the first ones.
         arm = np.arange(self._fleet) < sizes[:, None]
-        which = arm.astype(np.int64)
-        return self._adjusted[which, rooms], self._raw[which, rooms], arm
+        factor = None if self._factor is None else self._factor[alive]
+        if factor is not None and self._daily:
+            factor = self._rng.permuted(factor, axis=1)
+        adjusted, raw = self._earned(arm.astype(np.int64), drawn, factor)
+        return adjusted if self._usual is None else adjusted - self._usual[alive], raw, arm
+
+    def _earned(self, which: Codes, drawn: Codes, factor: Array | None) -> tuple[Array, Array]:
+        adjusted, raw = self._adjusted[which, drawn], self._raw[which, drawn]
+        return (adjusted, raw) if factor is None else (adjusted + factor * raw, raw * (1.0 + factor))
 
 
 def simulate(
@@ -247,6 +312,7 @@ def simulate(
     variates: ControlVariates | None,
     releases: int,
     rng: np.random.Generator,
+    differing: Differing = ALIKE,
 ) -> Releases:
     """Run many releases side by side, a day at a time, until each is decided.
 
@@ -258,8 +324,9 @@ def simulate(
         variates: what the incumbent's old log explains; ``None`` compares returns as they are.
         releases: ``R``.
         rng: which days each room meets.
+        differing: by what the rooms differ, and what is known of it.
     """
-    fleet: Fleet = _Drawn((incumbent, candidate), plan.fleet, variates, rng)
+    fleet: Fleet = _Drawn((incumbent, candidate), plan, variates, rng, releases, differing)
     return Walk(rule, plan, releases).run(fleet)
 
 
@@ -274,6 +341,7 @@ class Walk:
         self._spent = np.zeros(releases)
         self._alive = np.arange(releases)  # those not decided yet
         self._history: list[tuple[Tally, Tally]] = []  # of the living, a day each: adjusted and raw
+        self._by_room: list[Tally] = []  # the same, where the rooms are told apart
 
     def run(self, fleet: Fleet) -> Releases:
         """Until all are decided, or the days are over."""
@@ -288,11 +356,14 @@ class Walk:
         sizes = self._sizes[self._stage[alive]]
         adjusted, raw, arm = fleet.day(alive, sizes)
         self._history.append((_tallied(adjusted, arm), _tallied(raw, arm)))
+        if self._plan.variation.rooms is not None:
+            self._by_room.append(_roomwise(adjusted, arm))
         self._spent[alive] += sizes
         self._since[alive] += 1
         self._length[alive] += 1
         known, earned = (_joined([day[kind] for day in self._history]) for kind in (0, 1))
-        evening = self._rule(Day(known, earned, self._stage[alive], self._since[alive]), self._plan)
+        rooms = _joined(self._by_room) if self._by_room else None
+        evening = self._rule(Day(known, earned, self._stage[alive], self._since[alive], rooms), self._plan)
         moved = evening.promote & ~evening.roll_back & ~evening.give_up
         finished = moved & (self._stage[alive] == last)
         self._outcome[alive[evening.roll_back]] = ROLLED_BACK
@@ -301,7 +372,9 @@ class Walk:
         self._since[alive[moved]] = 0
         keep = ~(evening.roll_back | evening.give_up | finished)
         self._alive = alive[keep]
-        self._history = [(_kept(one, keep), _kept(two, keep)) for one, two in self._history]
+        if not keep.all():
+            self._history = [(_kept(one, keep), _kept(two, keep)) for one, two in self._history]
+            self._by_room = [_kept(one, keep) for one in self._by_room]
 
 
 def _tallied(x: Array, arm: Booleans) -> Tally:
@@ -311,6 +384,13 @@ def _tallied(x: Array, arm: Booleans) -> Tally:
         ours = np.where(arm, values, 0.0).sum(axis=-1)
         parts.append(np.stack([values.sum(axis=-1) - ours, ours], axis=-1))
     return Tally(parts[0], parts[1], parts[2])
+
+
+def _roomwise(x: Array, arm: Booleans) -> Tally:
+    # (A, F) returns and sides to (A, 2, F).
+    episodes = np.stack([~arm, arm], axis=1).astype(np.float64)
+    total = episodes * x[:, None]
+    return Tally(episodes, total, total * x[:, None])
 
 
 def _joined(days: list[Tally]) -> Tally:

@@ -29,7 +29,7 @@ from scipy.stats import norm
 from rlcourse.errors import ConfigError
 from rlcourse.release.gates import Demand, GateConfig, Objective
 from rlcourse.release.matching import Contrast, Variation
-from rlcourse.release.planning import ReleasePlan
+from rlcourse.release.planning import ReleasePlan, arm_size
 from rlcourse.release.routing import Routing
 
 StageKind = Literal["shadow", "canary", "ab", "bake", "blue_green"]
@@ -48,6 +48,10 @@ class Stage:
     """It lasts so long at least, whatever is known."""
     approval: bool = False
     """A person has to agree before it begins."""
+    days: int = 0
+    """Planned, for people; 0: it was not. A stage ends when its demand is met, not by the calendar."""
+    episodes: int = 0
+    """Of the candidate, at the planned length."""
 
     def __post_init__(self) -> None:
         fitting = {"shadow": self.share == 0.0, "blue_green": self.share == 1.0}
@@ -129,8 +133,19 @@ def staged(
     stages = [Stage("shadow", 0.0, Demand("service", 0.0, shadow_requests))] if shadow_requests else []
     for planned in plan.stages:
         kind: StageKind = "ab" if planned.demand.prove == "gain" else "canary"
-        stages.append(Stage(kind, planned.share, planned.demand, approval=planned.share >= approve_from))
-    stages.append(Stage("bake", plan.bake_share, Demand("no_harm", 0.0), plan.bake_days * DAY_S))
+        asks = planned.share >= approve_from
+        stages.append(Stage(kind, planned.share, planned.demand, 0.0, asks, planned.days, planned.episodes))
+    baked = plan.bake_days * arm_size(plan.fleet, plan.bake_share)
+    stages.append(
+        Stage(
+            "bake",
+            plan.bake_share,
+            Demand("no_harm", 0.0),
+            plan.bake_days * DAY_S,
+            days=plan.bake_days,
+            episodes=baked,
+        )
+    )
     return Release(name, candidate, incumbent, tuple(stages), plan.gate, plan.variation)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlcourse.errors import ConfigError
+from rlcourse.randomness import Seeds
 from rlcourse.recipes.command_line import main
 from rlcourse.recipes.release import RouterConfig, Start
 from rlcourse.release.routing import FileRouter, Routing
@@ -18,8 +19,22 @@ from tests.release.pieces import verdict
 from tests.release.test_adapter_prometheus import Played, alert, played  # noqa: F401 - a fixture
 
 FILE = ["--router.kind", "file"]
-TOLD = ["--candidate", "v2", "--incumbent", "v1", "--fleet", "200", "--usual", "-45", "--sd", "1.3"]
+TOLD = [
+    "--candidate",
+    "v2",
+    "--incumbent",
+    "v1",
+    "--fleet",
+    "200",
+    "--usual",
+    "-45",
+    "--sd",
+    "1.3",
+    "--sessions",
+    "day",
+]
 START = [*TOLD, *FILE]
+ROOMS = [*TOLD[:-1], "room", *FILE, "--sd-rooms", "0.3"]
 PERSON = ["--who", "mia", "--why", "cheaper"]
 
 
@@ -112,7 +127,6 @@ def test_rollback_and_kill(shell: Shell, capsys: pytest.CaptureFixture[str]) -> 
 def test_without_evidence_it_holds_and_without_a_verdict_it_asks(shell: Shell) -> None:
     shell("start", *START, *PERSON)
     assert shell("step")["gate"]["reasons"][0]["code"] == "monitoring_unreachable"
-    assert shell("step", "--evidence", "nowhere.json")["gate"]["answer"] == "hold"
     shell.step(0.0)
     assert shell("status")["state"]["question"] == "doubt"
 
@@ -146,7 +160,24 @@ def test_a_log_that_was_changed_fails(shell: Shell, capsys: pytest.CaptureFixtur
         (["start", "r", *TOLD, "--why", "x", "--router.management", "http://127.0.0.1:9"], 1, "rlcourse serve http"),
         (["start", "r", *START, "--why", "x", "--verdict", "nowhere"], 1, "nowhere"),
         (["start", "r", *START], 2, "--why"),
-        (["status", "nowhere"], 1, "nowhere"),
+        (["status", "nowhere"], 2, "nowhere holds no release"),
+        (["rollback", "nowhere", "--why", "x"], 2, "find . -name release.json"),
+        (["audit", "nowhere"], 2, "nowhere holds no release"),
+        (["start", "r", *START, "--why", "x", "--margin", "3"], 2, "--margin 3 is no share"),
+        (["start", "r", *START, "--why", "x", "--margin", "1"], 2, "0.03 for 3 %"),
+        (["start", "r", *START, "--why", "x", "--harm", "10"], 2, "--harm 10"),
+        (["start", "r", *START, "--why", "x", "--harm", "0"], 2, "above 0 and below 1"),
+        (["start", "r", *START, "--why", "x", "--gain", "5"], 2, "--gain 5"),
+        (["start", "r", *START, "--why", "x", "--gain", "-0.05"], 2, "--gain -0.05"),
+        (["start", "r", *START, "--why", "x", "--approve-from", "50"], 2, "--approve-from 50"),
+        (["start", "r", *START[:-4], *FILE, "--why", "x"], 2, "--sessions day"),
+        (["start", "r", *ROOMS[:-2], "--why", "x"], 2, "--sd-rooms"),
+        (["start", "r", *ROOMS, "--why", "x", "--sd-rooms", "4"], 2, "Use a share of"),
+        (
+            ["start", "r", *START[:6], "--sessions", "room", "--why", "x", "--monitor", "http://127.0.0.1:9"],
+            2,
+            "tell no rooms apart",
+        ),
         (["override", "r", "--what", "explode", "--why", "x"], 2, "explode"),
         (["simulate", "--log-days", "3"], 2, "small"),
     ],
@@ -222,12 +253,98 @@ def test_the_policy_is_named_once(shell: Shell, played: Played, capsys: pytest.C
 
 def test_the_policy_is_the_one_that_the_service_is_told_about() -> None:
     def told(**more: Any) -> Start:
-        return Start(folder=Path("r"), candidate="v2", incumbent="v1", why="", **more)
+        return Start(folder=Path("r"), candidate="v2", incumbent="v1", why="", sessions="day", **more)
 
     assert told(router=RouterConfig(policy="cooling")).policy_name == "cooling"
     assert told(router=RouterConfig("haproxy", policy="backend")).policy_name == "rl_policy"
     with pytest.raises(ConfigError, match="told about rl_policy"):
         told(policy="cooling")
+
+
+def test_a_file_of_evidence_that_is_not_there_is_named_and_its_absence_is_not_endlessly_borne(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell("start", *START, *PERSON, "--blind-hours", "1")
+    mistyped = ["release", "step", str(shell.folder), "--evidence", "evidnce.json"]
+    slept = looked(monkeypatch)
+    for words in (mistyped, [*mistyped, "--every", "60"]):
+        assert main(words) == 2
+        assert "There is no evidnce.json." in capsys.readouterr().err
+    assert slept == []
+    assert shell.routing == Routing("v1", "v2", 0.02, "r7")
+    state = shell.folder / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "since_s": time.time() - 3_700.0}))
+    assert main(mistyped) == 1  # a timer that asks like this for an hour
+    assert shell.routing == Routing("v1")
+
+
+def test_a_file_of_evidence_that_goes_away_while_it_is_read_every_minute(
+    shell: Shell, log: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell("start", *START, *PERSON, *log)
+    path = shell.folder / "evidence.json"
+    path.write_text(json.dumps(evidence_file(0.0, 3)))
+    looked(monkeypatch, path.unlink, lambda: path.write_text(json.dumps(evidence_file(-3.0, 60))))
+    assert main(["release", "step", str(shell.folder), "--evidence", str(path), "--every", "60"]) == 1
+    said = capsys.readouterr().err
+    assert said.index("Not enough is known") < said.index(f"{path} cannot be read") < said.index("surely worse")
+
+
+def test_the_planned_days_and_episodes_are_shown(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["release", "start", str(shell.folder), *START, *PERSON]) == 0
+    begun = capsys.readouterr().out
+    assert main(["release", "status", str(shell.folder)]) == 0
+    assert capsys.readouterr().out == begun
+    header, _, *rows = [line.split("  ") for line in begun.splitlines() if line][2:]
+    titles = [word.strip() for word in header if word]
+    found = [dict(zip(titles, [word.strip() for word in row if word], strict=False)) for row in rows]
+    assert [(one["stage"], one["planned days"], one["episodes"]) for one in found] == [
+        ("canary", "3", "12"),
+        ("canary", "1", "20"),
+        ("ab", "1", "100"),
+        ("bake", "7", "1,330"),
+    ]
+
+
+def test_rooms_that_come_every_day_have_to_be_told_apart(shell: Shell, log: list[str]) -> None:
+    """Their own past is taken out, and where nobody names them the release is held."""
+    rng = Seeds(4).numpy("rooms")
+    dear = rng.normal(0.0, 4.0, 200)  # what distinguishes the rooms for good
+    shell("start", *ROOMS, *PERSON, *log)
+
+    def days(count: int) -> dict[str, Any]:
+        return {
+            "day": np.repeat(np.arange(count), 200).tolist(),
+            "candidate": [room < 4 for _ in range(count) for room in range(200)],
+            "returns": [float(dear[room] + rng.normal()) for _ in range(count) for room in range(200)],
+            "session": [f"room-{room}" for _ in range(count) for room in range(200)],
+        }
+
+    dear[:4] = [-9.0, 1.0, -6.0, -2.0]  # chance has drawn dear rooms
+    before, release = days(25), days(4)
+    nameless = {key: value for key, value in release.items() if key != "session"}
+    assert shell.step(0.0, episodes=nameless)["gate"]["reasons"][0]["code"] == "rooms_unknown"
+    past = {key: before[key] for key in ("session", "returns")}
+    known = shell.step(0.0, episodes=release, before=past)["gate"]
+    assert (known["answer"], known["reasons"][0]["code"]) == ("promote", "no_harm")
+    assert abs(known["reasons"][0]["numbers"]["gain"]) < 1.5
+
+
+def test_four_new_rooms_are_too_few(shell: Shell, log: list[str]) -> None:
+    """The plan took them for alike. They are not, and no number of days would tell."""
+    rng = Seeds(5).numpy("rooms")
+    shell("start", *ROOMS, *PERSON, *log)
+    dear, places = rng.normal(0.0, 4.0, 200), [(day, room) for day in range(10) for room in range(200)]
+    told = {
+        "day": [day for day, _ in places],
+        "candidate": [room < 4 for _, room in places],
+        "returns": [float(dear[room] + rng.normal()) for _, room in places],
+        "session": [f"room-{room}" for _, room in places],
+    }
+    (reason,) = shell.step(0.0, episodes=told)["gate"]["reasons"]
+    assert reason["code"] == "too_few_rooms"
+    assert reason["numbers"]["rooms"] == 4
+    assert reason["numbers"]["attainable"] < reason["numbers"]["demanded"]
 
 
 def test_no_prometheus_at_all_holds(shell: Shell) -> None:

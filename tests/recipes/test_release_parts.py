@@ -16,6 +16,7 @@ from rlcourse.serving import wire
 from tests.monitoring.logs import Written
 from tests.recipes.test_release import PERSON, START
 
+MONITOR = (*START[:4], "--sessions", "day")
 SHADOW = ("--candidate", "v2", "--policy", "p", "--requests", "4")
 
 
@@ -189,7 +190,7 @@ def test_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["manifest", "nowhere", "--kind", "gateway", "--gateway", "g"], 2, "--services"),
         (["manifest", "nowhere", "--kind", "gateway", "--gateway", "g", "--services", "v1"], 2, "VERSION=SERVICE"),
         (["start", "r", *START, "--monitor", "http://127.0.0.1:9", "--why", "x"], 2, "--monitor"),
-        (["start", "r", *START[:4], "--monitor", "http://127.0.0.1:9", "--why", "x"], 1, "/returns"),
+        (["start", "r", *MONITOR, "--monitor", "http://127.0.0.1:9", "--why", "x"], 1, "/returns"),
     ],
 )
 def test_wrong_words(

@@ -209,7 +209,10 @@ def test_blue_green_passes_without_a_shadow(
     there = ["--router.kind", "haproxy", "--router.policy", "policy", "--router.socket", str(path)]
     told = ["--candidate", "v2", "--incumbent", "v1", *there, "--router.servers", "v1=blue", "v2=green"]
     why = ["--who", "mia", "--why", "a new build"]
-    assert main(["release", "start", str(tmp_path / "r8"), *told, *why, "--shadow-requests", "5"]) == 2
+    assert (
+        main(["release", "start", str(tmp_path / "r8"), *told, *why, "--sessions", "day", "--shadow-requests", "5"])
+        == 2
+    )
     assert "--shadow-requests" in capsys.readouterr().err
     begin = ["release", "start", folder, "--strategy", "blue-green", "--least-hours", "0", *told, *why]
     assert main(begin) == 0

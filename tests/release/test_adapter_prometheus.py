@@ -248,7 +248,29 @@ def test_what_nobody_writes_is_unknown_and_not_zero(played: Played) -> None:
     assert (found.counts, found.violations) == ({}, None)
     free = PrometheusEvidence(EvidenceConfig(url=played.url, safety=False), "v2").evidence(9_000.0, NOW)
     assert free is not None
-    assert free.violations == 0
+    assert (free.violations, free.safety_watched) == (
+        None,
+        False,
+    )  # nobody counts, and that is said and not read as none
+
+
+@pytest.mark.parametrize("safety", [True, False])
+def test_safety_that_nobody_watches_holds_or_is_said_in_the_answer_and_in_the_log(
+    played: Played, tmp_path: Path, safety: bool
+) -> None:
+    healthy(played)
+    del played.series[of("rl_safety_violations_total")]
+    leading = controller(tmp_path)
+    config = EvidenceConfig(url=played.url, safety=safety)
+    returns = LiveReturns(tally(0.0, candidates=300))
+    answer = step(leading, PrometheusEvidence(config, "v2", returns=lambda since, now: returns), verdict())
+    said = " ".join(entry.why for entry in read_audit(leading.folder / "audit.jsonl").entries)
+    if safety:
+        assert (answer.answer, answer.reasons[0].text) == ("hold", "Nothing is known of violations.")
+        assert "Safety is not watched" not in said
+    else:
+        assert (answer.answer, [one.code for one in answer.reasons]) == ("promote", ["no_harm", "safety_not_watched"])
+        assert "Safety is not watched" in said
 
 
 def test_old_samples_are_old_evidence(played: Played) -> None:

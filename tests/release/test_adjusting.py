@@ -181,7 +181,7 @@ def test_a_spread_that_somebody_named_is_held_against_the_log() -> None:
     assert f"--sd {seen:.3g}" in found.objection.text
     assert found.variation == Variation(seen, 2.0 * seen)
     for honest in (seen, 0.9 * seen, 2.0 * seen):
-        assert returns_of(days, None, Variation(honest, honest))[1:] == (None, None)
+        assert returns_of(days, None, Variation(honest, honest))[1:] == (None, None, None)
     few = tuple(part[:15] for part in days)
     assert returns_of(few, None, Variation(SD, SD)).objection is None  # 14 degrees of freedom at most say nothing
 

@@ -19,6 +19,7 @@ from rlcourse.release.simulate import (
     ROLLED_BACK,
     UNDECIDED,
     Day,
+    Differing,
     Evening,
     Pool,
     ThresholdRule,
@@ -28,6 +29,7 @@ from rlcourse.release.simulate import (
     simulate,
 )
 from rlcourse.release.study import StudyConfig, judge_gates, prepare
+from rlcourse.release.study_rooms import REMEDIES, judge_rooms
 from tests.release.pieces import verdict
 
 GOALS = (Goal(0.04, 2.0), Goal(0.5, 1.0, "gain", 0.9))
@@ -145,6 +147,53 @@ def test_the_simulated_gate_is_the_gate() -> None:
     assert {"hold", "promote"} <= set(said)
 
 
+def test_peeking_says_nothing_either_before_the_fewest_episodes() -> None:
+    """Else it would be the sooner, or the later, for another reason than that it peeks."""
+    followed = plan_release(50, GOALS, Variation(1.0, 1.0), bake_days=2)
+    few = Tally(np.array([[[48.0, 2.0]]]), np.array([[[0.0, -200.0]]]), np.array([[[48.0, 2e4]]]))
+    for rule in (sequential_rule, peeking_rule):
+        said = rule(Day(few, few, np.zeros(1, np.int64), np.ones(1, np.int64)), followed)
+        assert [bool(one[0]) for one in said] == [False] * 3
+        # More information than is demanded, of too few episodes, carries nothing on.
+        exact = ReleasePlan(50, followed.stages, 0.95, 2, followed.gate, Variation(1e-3, 1e-3, worth=1e12))
+        nothing = Tally(few.episodes, few.total * 0.0, few.squares * 0.0)
+        said = rule(Day(nothing, nothing, np.zeros(1, np.int64), np.ones(1, np.int64)), exact)
+        assert not said.promote[0]
+
+
+@pytest.mark.parametrize(
+    ("differing", "rooms"),
+    [(Differing(0.1), 4.0), (Differing(0.1, past_days=20), 0.3), (Differing(0.1, drawn_daily=True), None)],
+)
+def test_equal_rooms_that_differ_by_ten_percent_are_not_taken_for_a_difference(
+    differing: Differing, rooms: float | None
+) -> None:
+    """Each day costs 40, give or take 1.3; each room 10 % more or less than that for good."""
+    rng = Seeds(8).numpy("pool")
+    same = Pool(rng.normal(-40.0, 1.3, 20_000), np.ones((20_000, 1)))
+    sd = 4.2 if differing.drawn_daily else 1.3
+    few = (Goal(0.02, 4.5), Goal(0.1, 3.0), Goal(0.5, 2.5, "gain", 0.9))
+    many = (Goal(0.2, 4.5), Goal(0.4, 3.0), Goal(0.5, 2.5, "gain", 0.9))
+    followed = plan_release(200, many if rooms == 4.0 else few, Variation(sd, sd, rooms=rooms))
+
+    def back(plan: ReleasePlan, differing: Differing) -> float:
+        found = simulate(
+            sequential_rule,
+            plan,
+            same,
+            same,
+            variates=None,
+            releases=400,
+            rng=Seeds(9).numpy("r"),
+            differing=differing,
+        )
+        return float((found.outcome == ROLLED_BACK).mean())
+
+    assert back(followed, differing) < 0.025 + 3 * math.sqrt(0.025 / 400)
+    room_days = plan_release(200, few, Variation(1.3, 1.3))
+    assert back(room_days, Differing(0.1)) > 0.1  # what counting room-days does
+
+
 def test_a_threshold_counts_failed_days() -> None:
     ours = Pool(np.full(10, -10.0), np.ones((10, 1)))
     dear = Pool(np.full(10, -10.6), np.ones((10, 1)))
@@ -182,6 +231,20 @@ def test_a_small_study_finds_what_the_large_one_does() -> None:
     assert rows["threshold +5 %, no failure allowed", "equal, the same rule"].rolled_back.estimate > 0.2
     with pytest.raises(ConfigError, match="small"):
         StudyConfig(log_days=10)
+
+
+def test_a_small_study_of_rooms_that_differ() -> None:
+    sizes = StudyConfig(releases=60, fleet=200, pool_days=2_000, log_days=3_000, calibration_days=500)
+    rows = list(judge_rooms(prepare(sizes, Seeds(0)), Seeds(1), spreads=(0.1,)))
+    assert {one.remedy for one in rows} == set(REMEDIES)
+    found = {(one.remedy, one.row.candidate): one.row for one in rows}
+    assert found["none", "equal, the same rule"].rolled_back.estimate > 0.08
+    for remedy in ("past", "more rooms", "drawn daily"):
+        assert found[remedy, "equal, the same rule"].rolled_back.estimate <= 0.05
+        assert found[remedy, "10 % worse, too cold"].rolled_back.estimate > 0.9
+    assert found["past", "10 % worse, too cold"].days < found["drawn daily", "10 % worse, too cold"].days
+    with pytest.raises(ConfigError):
+        Differing(-0.1)
 
 
 def test_shares_that_make_no_plan() -> None:

@@ -17,7 +17,7 @@ import math
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlencode
@@ -61,8 +61,8 @@ class EvidenceConfig:
     latency_s: float = 0.1
     """A slower decision is bad; one of the bounds of the service's histogram."""
     safety: bool = True
-    """Whether the task has safety limits. Without them, unless somebody counts violations, there is nothing to violate; with
-    them silence is not safety."""
+    """Whether to wait for violations to be counted: silence is not safety. Without it the release goes on where nobody counts
+    any, and every answer says that safety is not watched."""
     severity: str = "page"
     """Alerts of this severity end a release."""
     recent_s: float = 3_600.0
@@ -130,11 +130,12 @@ class PrometheusEvidence:
             returns = self._returns(since_s, now_s)
         except ServerError:
             return None
-        if returns is None:
-            return LiveEvidence(measured_at_s, None, counts, violations, unknown=unknown)
-        return LiveEvidence(
-            measured_at_s, returns.tally, counts, violations, returns.variation, returns.objection, unknown
+        found = LiveEvidence(
+            measured_at_s, None, counts, violations, unknown=unknown, safety_watched=self.config.safety
         )
+        if returns is None:
+            return found
+        return replace(found, tally=returns.tally, variation=returns.variation, objection=returns.objection)
 
     def _counts(self, since_s: float, now_s: float, *, shadow: bool) -> dict[str, Counts]:
         def asked(name: str, more: str) -> int | None:
@@ -175,8 +176,7 @@ class PrometheusEvidence:
         return max(times) if times else None
 
     def _violations(self, since_s: float, now_s: float) -> int | None:
-        found = self._increase("rl_safety_violations_total", "", since_s, now_s)
-        return 0 if found is None and not self.config.safety else found
+        return self._increase("rl_safety_violations_total", "", since_s, now_s)
 
     def _asked(self, name: str, more: str, since_s: float, now_s: float, *, shadow: bool) -> int | None:
         """By how much a count grew of what the candidate was asked, for clients and, while it is one, as a shadow."""
