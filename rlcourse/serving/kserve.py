@@ -8,6 +8,12 @@ So ``canary_percent`` has an effect only where KServe runs in its Knative mode (
 standard mode (called raw deployment before) there is one Deployment, a new revision takes over all of the traffic, and
 nothing says that the share was ignored. Replicas counted by ``concurrency``, and none while nobody asks, need Knative
 as well. Which mode a cluster has is decided where KServe is installed.
+
+The decision log is on a volume. Without ``state_claim`` it is the pod's own: a container that dies begins again with it, and
+with the pod it is gone, so something has to carry the log away meanwhile. With one, each pod writes into a folder of its name
+on the volume that is claimed, and what a pod has written stays. Knative has to allow it first, by its flags
+``kubernetes.podspec-persistent-volume-claim``, ``kubernetes.podspec-persistent-volume-write`` and
+``kubernetes.podspec-fieldref``.
 """
 
 from __future__ import annotations
@@ -21,10 +27,17 @@ from rlcourse.errors import ConfigError, MissingExtraError
 
 MOUNTED = "/mnt/models"
 """Where KServe puts what it copied."""
+STATE = "/mnt/state"
+"""Where the volume is that the decision log is written to."""
 PORT = 8080
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,51}[a-z0-9])?")
-_CPU = re.compile(r"\d+m|\d+(\.\d{1,3})?")
-_MEMORY = re.compile(r"\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CPU = re.compile(r"(?=.*[1-9])(\d+m|\d+(\.\d{1,3})?)")
+_MEMORY = re.compile(r"(?=.*[1-9])\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_PART = r"[a-z0-9]+([._-]+[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"([\w.-]+(:\d+)?/)?{_PART}(/{_PART})*(:(?P<tag>\w[\w.-]{{0,127}}))?(@(?P<digest>sha256:[0-9a-f]{{64}}))?"
+)
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SCHEMES = ("gs", "s3", "hdfs", "webhdfs", "pvc", "http", "https", "oci", "hf")
 
 
@@ -52,6 +65,8 @@ class KServeConfig:
     """Of each replica."""
     canary_percent: int | None = None
     """Share of the traffic for this revision beside the last one, in Knative mode; nothing gives it all at once."""
+    state_claim: str | None = None
+    """PersistentVolumeClaim for the decision logs, which all pods may write to; without it a log goes with its pod."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -67,9 +82,14 @@ class KServeConfig:
                 f"Use one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}.",
             ),
             (
-                not self.image or self.image.endswith(":latest") or not re.search(r"[:@][\w.:-]+$", self.image),
+                not _fixed(self.image),
                 f"The image {self.image!r} does not say which version.",
-                "Name a tag other than latest, or a digest: what runs must not change by itself.",
+                "Name a tag other than latest, or @sha256: and 64 digits: what runs must not change by itself.",
+            ),
+            (
+                self.state_claim is not None and not _CLAIM.fullmatch(self.state_claim),
+                f"The claim is {self.state_claim!r}.",
+                "Use lower-case letters, digits and dashes, as in its own manifest.",
             ),
             (
                 not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1,
@@ -90,19 +110,36 @@ class KServeConfig:
                 raise ConfigError(problem, mend=mend)
 
 
+def _fixed(image: str) -> bool:
+    found = _IMAGE.fullmatch(image)
+    return found is not None and (found["digest"] is not None or found["tag"] not in (None, "latest"))
+
+
 def inference_service(config: KServeConfig) -> dict[str, Any]:
     """The ``InferenceService`` object, ``serving.kserve.io/v1beta1``."""
     resources = {"cpu": config.cpu, "memory": config.memory}
+    volume: dict[str, Any] = {"emptyDir": {}}
+    state, named = STATE, []
+    if config.state_claim is not None:
+        volume = {"persistentVolumeClaim": {"claimName": config.state_claim}}
+        # Several pods write to one volume: each into a folder of its own.
+        state = f"{STATE}/$(POD_NAME)"
+        named = [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
     container = {
         "name": "kserve-container",
         "image": config.image,
         "command": ["rlcourse", "serve", "http", MOUNTED],
         # The address inside the pod; what is outside comes in through KServe alone.
-        "args": ["--host", "0.0.0.0", "--port", str(PORT)],
-        "env": [{"name": "STORAGE_URI", "value": config.storage_uri}, {"name": "OMP_NUM_THREADS", "value": "1"}],
+        "args": ["--host", "0.0.0.0", "--port", str(PORT), "--state", state],
+        "env": [
+            {"name": "STORAGE_URI", "value": config.storage_uri},
+            {"name": "OMP_NUM_THREADS", "value": "1"},
+            *named,
+        ],
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 2, "failureThreshold": 3},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 10, "failureThreshold": 3},
+        "volumeMounts": [{"name": "state", "mountPath": STATE}],
         # Two dictionaries: YAML would write the second use of one as a reference to the first.
         "resources": {"requests": {**resources}, "limits": {**resources}},
         "securityContext": {
@@ -117,6 +154,7 @@ def inference_service(config: KServeConfig) -> dict[str, Any]:
         "scaleMetric": "concurrency",
         "scaleTarget": config.concurrency,
         "containers": [container],
+        "volumes": [{"name": "state", **volume}],
     }
     if config.canary_percent is not None:
         predictor["canaryTrafficPercent"] = config.canary_percent

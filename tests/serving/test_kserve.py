@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import tyro
 import yaml
@@ -17,72 +19,28 @@ from rlcourse.serving.kserve import KServeConfig, inference_service, manifest
 
 GOOD: dict[str, Any] = {"storage_uri": "s3://policies/cartpole", "image": "example.org/rlcourse:0.1.0"}
 
-# The part of serving.kserve.io/v1beta1 and of Kubernetes' Container that is used, written down from their references.
-QUANTITIES = {"cpu": str, "memory": str}
-PROBE = {"httpGet": {"path": str, "port": int}, "periodSeconds": int, "failureThreshold": int}
-SCHEMA: dict[str, Any] = {
-    "apiVersion": "serving.kserve.io/v1beta1",
-    "kind": "InferenceService",
-    "metadata": {"name": str, "namespace": str, "annotations": {None: str}},
-    "spec": {
-        "predictor": {
-            "minReplicas": int,
-            "maxReplicas": int,
-            "scaleMetric": "concurrency",
-            "scaleTarget": int,
-            "canaryTrafficPercent?": int,
-            "containers": [
-                {
-                    "name": "kserve-container",
-                    "image": str,
-                    "command": [str],
-                    "args": [str],
-                    "env": [{"name": str, "value": str}],
-                    "ports": [{"containerPort": int, "protocol": "TCP"}],
-                    "readinessProbe": PROBE,
-                    "livenessProbe": PROBE,
-                    "resources": {"requests": QUANTITIES, "limits": QUANTITIES},
-                    "securityContext": {
-                        "runAsNonRoot": bool,
-                        "allowPrivilegeEscalation": bool,
-                        "capabilities": {"drop": [str]},
-                    },
-                }
-            ],
-        }
-    },
-}
+SCHEMA = json.loads((Path(__file__).parent / "data" / "inference_service_v1beta1.json").read_text())
+VALIDATOR = jsonschema_rs.Draft202012Validator(SCHEMA)
 
 
-def fits(value: Any, schema: Any, where: str = "") -> None:
-    if isinstance(schema, dict):
-        assert isinstance(value, dict), where
-        if None in schema:
-            for name, item in value.items():
-                fits(item, schema[None], f"{where}.{name}")
-            return
-        wanted = {name.rstrip("?") for name in schema}
-        assert set(value) <= wanted, f"{where}: unknown {set(value) - wanted}"
-        for name, part in schema.items():
-            if name.endswith("?") and name[:-1] not in value:
-                continue
-            fits(value[name.rstrip("?")], part, f"{where}.{name}")
-    elif isinstance(schema, list):
-        assert isinstance(value, list) and value, where
-        for item in value:
-            fits(item, schema[0], f"{where}[]")
-    elif isinstance(schema, type):
-        assert type(value) is schema, f"{where} is {value!r}"
-    else:
-        assert value == schema, where
+def test_the_schema_is_one_and_knows_what_is_wrong() -> None:
+    jsonschema_rs.meta.validate(SCHEMA)
+    wrong = inference_service(KServeConfig(**GOOD))
+    wrong["spec"]["predictor"]["minReplica"] = 1
+    wrong["spec"]["predictor"]["containers"][0]["ports"][0] = {"containerPort": "8080", "protocol": "TCP"}
+    said = [error.message for error in VALIDATOR.iter_errors(wrong)]
+    assert len(said) == 2 and any("minReplica" in one for one in said)
 
 
 @pytest.mark.parametrize("canary", [None, 10])
-def test_the_manifest_has_the_shape_that_kserve_reads(canary: int | None) -> None:
-    config = KServeConfig(**GOOD, canary_percent=canary)
+@pytest.mark.parametrize("claim", [None, "decisions"])
+def test_the_manifest_has_the_shape_that_kserve_reads(canary: int | None, claim: str | None) -> None:
+    config = KServeConfig(**GOOD, canary_percent=canary, state_claim=claim)
     read = yaml.safe_load(manifest(config))
     assert read == inference_service(config)
-    fits(read, SCHEMA)
+    VALIDATOR.validate(read)
+    assert (read["apiVersion"], read["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert read["spec"]["predictor"]["scaleMetric"] == "concurrency"
     predictor = read["spec"]["predictor"]
     assert predictor.get("canaryTrafficPercent") == canary
     (container,) = predictor["containers"]
@@ -90,7 +48,24 @@ def test_the_manifest_has_the_shape_that_kserve_reads(canary: int | None) -> Non
     ports = {container["ports"][0]["containerPort"]} | {
         container[f"{p}Probe"]["httpGet"]["port"] for p in ("readiness", "liveness")
     }
-    assert ports == {8080} and container["args"][-1] == "8080"
+    assert ports == {8080} and container["args"][3] == "8080"
+
+
+def test_the_decision_log_is_on_a_volume() -> None:
+    for claim in (None, "decisions"):
+        predictor = inference_service(KServeConfig(**GOOD, state_claim=claim))["spec"]["predictor"]
+        (container,), (volume,) = predictor["containers"], predictor["volumes"]
+        (mount,) = container["volumeMounts"]
+        assert mount["name"] == volume["name"]
+        state = container["args"][container["args"].index("--state") + 1]
+        assert state.startswith(mount["mountPath"])
+        if claim is None:
+            assert volume["emptyDir"] == {}
+        else:
+            assert volume["persistentVolumeClaim"] == {"claimName": "decisions"}
+            # Several pods share the volume, and not a folder.
+            assert state == f"{mount['mountPath']}/$(POD_NAME)"
+            assert "POD_NAME" in {one["name"] for one in container["env"]}
 
 
 @pytest.mark.parametrize("canary", [None, 10])
@@ -107,6 +82,7 @@ def test_the_container_runs_what_there_is() -> None:
     assert container["command"][:3] == ["rlcourse", "serve", "http"]
     config = tyro.cli(serve_http.Serve, args=words)
     assert (config.artifact, config.server.host, config.server.port) == (("/mnt/models",), "0.0.0.0", 8080)
+    assert config.state == Path("/mnt/state")
     source = inspect.getsource(http)
     for probe in ("readinessProbe", "livenessProbe"):
         assert re.search(rf'"{container[probe]["httpGet"]["path"]}"', source)
@@ -121,11 +97,23 @@ def test_the_container_runs_what_there_is() -> None:
         {"storage_uri": "/home/me/policy"},
         {"image": "example.org/rlcourse"},
         {"image": "example.org/rlcourse:latest"},
+        {"image": "example.org:5000/rlcourse"},
+        {"image": "example.org/rlcourse@sha256:" + "0" * 63},
+        {"image": "example.org/rlcourse@sha256:" + "g" * 64},
+        {"image": "example.org/rlcourse@md5:" + "0" * 32},
+        {"image": "example.org/rlcourse:0.1.0@sha256:12"},
+        {"image": "example.org/rlcourse:0.1.0 "},
         {"min_replicas": 4},
         {"max_replicas": 0, "min_replicas": 0},
         {"concurrency": 0},
         {"cpu": "one"},
+        {"cpu": "0"},
+        {"cpu": "0.0"},
+        {"cpu": "0m"},
         {"memory": "512 MB"},
+        {"memory": "0"},
+        {"memory": "0Mi"},
+        {"state_claim": "Decisions"},
         {"canary_percent": 101},
     ],
     ids=str,
@@ -133,6 +121,19 @@ def test_the_container_runs_what_there_is() -> None:
 def test_what_a_cluster_would_refuse_is_refused_here(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         KServeConfig(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "rlcourse:1",
+        "example.org:5000/team/rlcourse:0.1.0",
+        "example.org/rlcourse@sha256:" + "0a" * 32,
+        "example.org/rlcourse:latest@sha256:" + "0a" * 32,  # the digest says which
+    ],
+)
+def test_an_image_that_cannot_change_is_taken(image: str) -> None:
+    KServeConfig(**{**GOOD, "image": image})
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
