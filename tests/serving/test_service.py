@@ -297,12 +297,11 @@ def test_how_many_rows_are_asked_on_the_spot_is_measured() -> None:
 
     class Timed(Scripted):
         def decide(self, obs: Floats, **more: Any) -> Decided:
-            clock.now += 1e-4 + 1e-5 * len(obs)
+            clock.now += 1.6e-4 + 1e-5 * len(obs)
             return policy.decide(obs, **more)
 
     loaded = shelf.warm("timed", Artifact(Timed(), "v1", None, None))
-    # 1 ms on the spot: 0.11 ms for the first row, and 0.01 ms for each of 89 more.
-    assert 88 <= loaded.inline_rows <= 91
+    assert 79 <= loaded.inline_rows <= 81, "64 of them take 0.8 ms, and 1 ms is what the spot allows"
     assert shelf.warm("quick", Artifact(policy, "v1", None, None)).inline_rows > 1_000_000
 
 
