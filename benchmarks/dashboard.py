@@ -55,6 +55,7 @@ from rlcourse.monitoring.embedded import ActiveAlert, State
 from rlcourse.monitoring.exporter import Exporter, Registry
 from rlcourse.monitoring.limits import Baseline, Limits
 from rlcourse.monitoring.panels import Line, Shown, names_read, shown
+from rlcourse.monitoring.promql import duration
 from rlcourse.monitoring.scraping import Scraped, Target
 from rlcourse.monitoring.watch import Watch
 from rlcourse.networks import CategoricalPolicy, EpsilonGreedyPolicy
@@ -80,7 +81,7 @@ STEP_S, HOUR_S, DAY_S = 600.0, 3600.0, 86_400.0
 START_S = 1_800_000_000.0  # a moment that could be one; nothing hangs on it
 AISLES, ROOMS = 4, 4
 SCRAPED_EVERY = 2  # steps
-LIMITS = Limits(window_s=HOUR_S, hold_s=1800.0, min_episodes=ROOMS)
+LIMITS = Limits(window_s=HOUR_S, hold_s=1800.0, min_episodes=AISLES * ROOMS)  # one of each room, in the window of a day
 PAID = {"energy": "energy_cost", "penalty": "penalty"}  # fields of a room's ledger
 SERVICE, FOLLOWER = Target("127.0.0.1:8080"), Target("127.0.0.1:9108", "decisions")
 
@@ -262,8 +263,13 @@ def record(story: Story) -> None:
         hall.run()
         panels = hall.panels()
     heard = sorted(hall.first.items(), key=lambda one: one[1])
-    body = markdown_table(
+    table = markdown_table(
         ["alert", "heard first, hours after the chiller broke"], [[name, f"{hours:+.1f}"] for name, hours in heard]
+    )
+    body = (
+        f"The rules ran with a window of {duration(LIMITS.window_s)} and a hold of {duration(LIMITS.hold_s)}, because "
+        f"a step takes ten minutes; a return counts once {LIMITS.min_episodes} episodes have ended within "
+        f"{duration(LIMITS.episodes_window_s)}. All other limits are the default.\n\n{table}"
     )
     fault_s = START_S + story.fault_at * DAY_S
     write_result("dashboard", body, command=COMMAND, data={"panels": [compact(one, fault_s) for one in panels]})

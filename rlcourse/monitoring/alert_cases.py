@@ -140,8 +140,21 @@ def _policy() -> list[Case]:
     return [
         Case(
             "1.05 % of the steps are unsafe, after 0.95 %",
-            (Series("rl_safety_violation_ratio", WHO, gauge((5, 0.0095), (5, 0.0105), (5, 0.0))),),
+            _unsafe((5, 0.0095, 95), (5, 0.0105, 105), (5, 0.0, 0)),
             when("SafetyViolations", WHO, (4 * MINUTE, False), (5 * MINUTE, True), (10 * MINUTE, False)),
+        ),
+        Case(
+            "a version's first step is unsafe, then its second, and it is a fluke until there is a third",
+            _unsafe((5, 1.0, 1), (5, 1.0, 2), (5, 1.0, 3), (5, 0.0, 0)),
+            when(
+                "SafetyViolations",
+                WHO,
+                (4 * MINUTE, False),
+                (9 * MINUTE, False),
+                (10 * MINUTE, True),
+                (14 * MINUTE, True),
+                (15 * MINUTE, False),
+            ),
         ),
         Case(
             "a drift check raises its alarm for ten minutes, another for one",
@@ -159,6 +172,14 @@ def _policy() -> list[Case]:
             when("DriftUnchecked", drift, (5 * MINUTE, False), (6 * MINUTE, True), (67 * MINUTE, False)),
         ),
     ]
+
+
+def _unsafe(*phases: tuple[int, float, int]) -> tuple[Series, ...]:
+    """For each phase so many minutes, the share of unsafe steps among the last, and their number."""
+    return (
+        Series("rl_safety_violation_ratio", WHO, gauge(*((minutes, share) for minutes, share, _ in phases))),
+        Series("rl_safety_violating_steps", WHO, gauge(*((minutes, count) for minutes, _, count in phases))),
+    )
 
 
 def _presence() -> list[Case]:
@@ -226,7 +247,7 @@ def _returns(baselines: tuple[Baseline, ...]) -> list[Case]:
                 when("ReturnBelowBaseline", who, (79 * MINUTE, False)),
             ),
             Case(
-                f"{about}: 19 bad episodes an hour say nothing yet",
+                f"{about}: 19 bad episodes say nothing yet",
                 series(counter((10, 0), (19, 1), (61, 0)), (90, bad)),
                 when("ReturnBelowBaseline", who, (40 * MINUTE, False), (60 * MINUTE, False)),
             ),
@@ -241,4 +262,12 @@ def _returns(baselines: tuple[Baseline, ...]) -> list[Case]:
 
 def alert_cases(baselines: tuple[Baseline, ...] = BASELINES) -> tuple[Case, ...]:
     """Every case, for default limits and these baselines."""
-    return (*_service(), *_log(), *_policy(), *_presence(), *_returns(baselines), *budget_cases(), *day_cases())
+    return (
+        *_service(),
+        *_log(),
+        *_policy(),
+        *_presence(),
+        *_returns(baselines),
+        *budget_cases(),
+        *day_cases(baselines),
+    )

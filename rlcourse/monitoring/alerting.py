@@ -22,7 +22,16 @@ from rlcourse.monitoring.promql import duration
 from rlcourse.monitoring.rules import Severity, dump
 
 _TITLE = "{{ .Status | toUpper }}: {{ .CommonLabels.alertname }}{{ with .CommonLabels.policy }} of {{ . }}{{ end }}"
-_TEXT = "{{ range .Alerts }}{{ .Annotations.summary }}\nFirst: {{ .Annotations.first_step }}\n{{ end }}"
+_SUMMARY = "{{ .Annotations.summary }}"
+_FIRST = "{{ .Annotations.first_step }}"
+
+
+def _of_each(text: str) -> str:
+    return f"{{{{ range .Alerts }}}}{text}{{{{ end }}}}"
+
+
+def _section(runbooks: str) -> str:
+    return f"{runbooks}#{{{{ .Annotations.runbook }}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +42,14 @@ class Slack:
     """Holds the address of an incoming webhook, which is a secret."""
     channel: str = "#rl-operations"
 
-    def plain(self) -> dict[str, Any]:
-        """As it stands in the configuration."""
+    def plain(self, runbooks: str) -> dict[str, Any]:
+        """As it stands in the configuration; ``runbooks`` is where their sections are."""
         return {
             "api_url_file": str(self.api_url_file),
             "channel": self.channel,
             "send_resolved": True,
             "title": _TITLE,
-            "text": _TEXT,
+            "text": _of_each(f"{_SUMMARY}\nFirst: {_FIRST}\nThen: {_section(runbooks)}\n"),
         }
 
 
@@ -50,15 +59,22 @@ class PagerDuty:
 
     routing_key_file: Path
     """Holds the integration key (Events API v2), which is a secret."""
+    url: str | None = None
+    """Where events are sent; ``None``: to PagerDuty's own address. Another is for a proxy, or for a test."""
 
-    def plain(self) -> dict[str, Any]:
-        """As it stands in the configuration."""
-        return {
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            _demand_address(self.url, "PagerDuty's events")
+
+    def plain(self, runbooks: str) -> dict[str, Any]:
+        """As it stands in the configuration; ``runbooks`` is where their sections are."""
+        content: dict[str, Any] = {
             "routing_key_file": str(self.routing_key_file),
             "severity": "critical",
-            "description": "{{ range .Alerts }}{{ .Annotations.summary }} {{ end }}",
-            "details": {"first_step": "{{ range .Alerts }}{{ .Annotations.first_step }} {{ end }}"},
+            "description": f"{{{{ .CommonLabels.alertname }}}}: {_of_each(f'{_SUMMARY} ')}",
+            "details": {"first_step": _of_each(f"{_FIRST} "), "runbook": _of_each(f"{_section(runbooks)} ")},
         }
+        return content | ({"url": self.url} if self.url else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +86,10 @@ class Webhook:
     """Holds a token that is sent as ``Authorization: Bearer``."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")) or "@" in self.url:
-            raise ConfigError(
-                f"{self.url!r} is no address for a webhook.",
-                mend="Use http:// or https://, and keep passwords in a token file.",
-            )
+        _demand_address(self.url, "a webhook")
 
-    def plain(self) -> dict[str, Any]:
-        """As it stands in the configuration."""
+    def plain(self, runbooks: str) -> dict[str, Any]:
+        """As it stands in the configuration. Whoever reads JSON has the name of the section among the annotations."""
         token = {"authorization": {"type": "Bearer", "credentials_file": str(self.token_file)}}
         return {"url": self.url, "send_resolved": True} | ({"http_config": token} if self.token_file else {})
 
@@ -89,6 +101,8 @@ class AlertingConfig:
     slack: Slack | None = None
     pagerduty: PagerDuty | None = None
     webhooks: tuple[Webhook, ...] = ()
+    runbooks: str = "runbooks.md"
+    """Where whoever is told finds the runbooks; each message ends with this and its section, such as ``#latency``."""
     group_wait_s: float = 10.0
     """How long the first alert of a group waits for company. Longer makes fewer messages, and every one later."""
     group_interval_s: float = 60.0
@@ -99,6 +113,8 @@ class AlertingConfig:
     def __post_init__(self) -> None:
         if self.group_wait_s < 0.0 or min(self.group_interval_s, self.repeat_interval_s) <= 0.0:
             raise ConfigError("A waiting time is below its range.", mend="Use seconds, 0 or more; intervals above 0.")
+        if not self.runbooks or "{{" in self.runbooks or "\n" in self.runbooks:
+            raise ConfigError(f"The runbooks are nowhere: {self.runbooks!r}.", mend="Name an address or a file.")
 
 
 @dataclass(frozen=True)
@@ -189,5 +205,13 @@ def _receiver(config: AlertingConfig, severity: Severity) -> dict[str, Any]:
         "webhook": config.webhooks,
     }
     for kind in kinds:
-        content[f"{kind}_configs"] = [receiver.plain() for receiver in found[kind] if receiver is not None]
+        content[f"{kind}_configs"] = [one.plain(config.runbooks) for one in found[kind] if one is not None]
     return content
+
+
+def _demand_address(url: str, of: str) -> None:
+    if not url.startswith(("http://", "https://")) or "@" in url:
+        raise ConfigError(
+            f"{url!r} is no address for {of}.",
+            mend="Use http:// or https://, and keep passwords in a file.",
+        )

@@ -9,12 +9,16 @@ from rlcourse.errors import ConfigError
 from rlcourse.monitoring.limits import Baseline, Limits, return_floor
 from rlcourse.monitoring.promql import duration
 from rlcourse.monitoring.rules import Alert, Recording, RuleGroup, Severity
-from rlcourse.monitoring.slo import WINDOW, Slo, slo_group
+from rlcourse.monitoring.slo import LONGEST_S, WINDOW, Slo, slo_group
 
 BROKEN = "timeout|error|breaker_open"
 """Reasons for a fallback that are the service's fault; the others are the observation's."""
 UNANSWERED = "429|5.."
 """HTTP statuses that are the service's fault."""
+OUTAGE = Recording(
+    "service:up:none", f"1 - max(up and on (job, instance) max_over_time(rl_default_version[{duration(LONGEST_S)}]))"
+)
+"""1 while no policy service answers a scrape: what has shown versions before is one, whatever its job is called."""
 
 
 def slos(limits: Limits) -> tuple[Slo, ...]:
@@ -22,6 +26,7 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
     refused = f'(sum(rate(rl_refused_total{{status=~"{UNANSWERED}"}}[{WINDOW}])) or vector(0))'
     broken = f'sum by (policy) (rate(rl_decisions_total{{fallback=~"{BROKEN}"}}[{WINDOW}]))'
     decisions = f"sum by (policy) (rate(rl_decisions_total[{WINDOW}]))"
+    down = f"{OUTAGE.name}[{WINDOW}]"
     within = f'sum by (policy) (rate(rl_request_seconds_bucket{{le="{limits.latency_s}"}}[{WINDOW}]))'
     requests = f"sum by (policy) (rate(rl_request_seconds_count[{WINDOW}]))"
 
@@ -33,10 +38,13 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
             name="answered",
             objective=limits.answered,
             promise="is answered with an action",
-            events="requests that are well formed",
-            bad_share=f"{refused} / (sum(rate(rl_request_seconds_count[{WINDOW}])) + {refused})",
-            bad_count=counted(refused),
+            events="requests that are well formed, and scrapes while no service answers",
+            # Without a service there are no requests, and their share is no number: the time counts instead.
+            bad_share=f"({refused} / (sum(rate(rl_request_seconds_count[{WINDOW}])) + {refused}) > 0 or vector(0)) "
+            f"+ (avg_over_time({down}) or vector(0))",
+            bad_count=f"{counted(refused)} + (sum_over_time({down}) or vector(0))",
             least_bad=limits.min_bad_events,
+            before=(OUTAGE,),
         ),
         Slo(
             name="decided",
@@ -60,8 +68,11 @@ def slos(limits: Limits) -> tuple[Slo, ...]:
 
 
 def entropy_limit(limits: Limits, matchers: str = "") -> str:
-    """The query below whose answer entropy is an alert, of the series that ``matchers``, in braces, choose."""
-    return f"{limits.entropy_share} * avg_over_time(rl_policy_entropy_nats{matchers}[1d])"
+    """The query below whose answer entropy is an alert, for each policy; ``matchers``, in braces, choose among them.
+
+    A version that has collapsed from its start would look well beside itself, so the widest version of the day sets it.
+    """
+    return f"{limits.entropy_share} * max by (policy) (avg_over_time(rl_policy_entropy_nats{matchers}[1d]))"
 
 
 def rule_groups(limits: Limits | None = None, baselines: tuple[Baseline, ...] = ()) -> tuple[RuleGroup, ...]:
@@ -161,7 +172,7 @@ def _log(limits: Limits) -> RuleGroup:
 
 def _policy(limits: Limits) -> RuleGroup:
     # The mean over a day moves towards a collapse that lasts; the floor, where there is one, stays.
-    entropy, since = f"rl_policy_entropy_nats < {entropy_limit(limits)}", ""
+    entropy, since = f"rl_policy_entropy_nats < on (policy) group_left () {entropy_limit(limits)}", ""
     if limits.entropy_floor is not None:
         entropy += f" or rl_policy_entropy_nats < {limits.entropy_floor}"
         since = f", or less than {limits.entropy_floor:g} nats"
@@ -170,7 +181,8 @@ def _policy(limits: Limits) -> RuleGroup:
         (
             Alert(
                 name="SafetyViolations",
-                expr=f"max by (policy, version) (rl_safety_violation_ratio) > {limits.violation_share}",
+                expr=f"max by (policy, version) (rl_safety_violation_ratio) > {limits.violation_share} "
+                f"and max by (policy, version) (rl_safety_violating_steps) >= {limits.min_violations}",
                 hold_s=0.0,
                 severity=Severity.PAGE,
                 summary="Version {{ $labels.version }} of {{ $labels.policy }} leaves its safety limits.",
@@ -183,7 +195,7 @@ def _policy(limits: Limits) -> RuleGroup:
                 hold_s=limits.hold_s,
                 severity=Severity.TICKET,
                 summary="Version {{ $labels.version }} of {{ $labels.policy }} chooses with far less variety "
-                f"than over the last day{since}.",
+                f"than the policy did over the last day{since}.",
                 first_step="Look at the actions panel: one action for every observation is a frozen input "
                 "or a policy that stopped exploring.",
                 runbook="entropy",
@@ -259,14 +271,14 @@ def _returns(limits: Limits, baselines: tuple[Baseline, ...]) -> RuleGroup:
         (
             *floors,
             Recording(
-                "policy_version:rl_episodes:ended_1h",
-                "sum by (policy, version) (increase(rl_episode_return_count[1h]))",
+                "policy_version:rl_episodes:ended",
+                f"sum by (policy, version) (increase(rl_episode_return_count[{duration(limits.episodes_window_s)}]))",
             ),
             Alert(
                 name="ReturnBelowBaseline",
                 expr="max by (policy, version) (rl_episode_return_mean) "
                 "< on (policy) group_left () policy:rl_episode_return:floor "
-                f"and on (policy, version) policy_version:rl_episodes:ended_1h >= {limits.min_episodes}",
+                f"and on (policy, version) policy_version:rl_episodes:ended >= {limits.min_episodes}",
                 hold_s=limits.hold_s,
                 severity=Severity.PAGE,
                 summary="Version {{ $labels.version }} of {{ $labels.policy }} earns less than the baseline would.",

@@ -1,12 +1,13 @@
-"""The unit tests of what looks back over hours and days: error budgets, and entropy beside its own past."""
+"""The unit tests of what looks back over hours and days: error budgets, few episodes, and entropy beside its past."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rlcourse.monitoring.case_series import DAY, HOUR, MINUTE, POLICY, WHO, decisions, refused, requests, when
-from rlcourse.monitoring.rule_cases import Case, Series, gauge
+from rlcourse.monitoring.case_series import DAY, HOUR, MINUTE, POLICY, WHO, decisions, refused, requests, scrapes, when
+from rlcourse.monitoring.limits import Baseline, Limits, return_floor
+from rlcourse.monitoring.rule_cases import Case, Series, counter, gauge
 
 ENTROPY_FLOOR = 0.5
 """An example, in nats."""
@@ -77,6 +78,38 @@ def budget_cases() -> list[Case]:
             ),
             *_thin(),
         )
+    ] + _outages()
+
+
+def _outages() -> list[Case]:
+    """Nothing answers, so nothing is refused either; a scrape a minute is what still asks."""
+    page, slo = "ErrorBudgetBurnFast", {"slo": "answered"}
+    other = "127.0.0.1:8081"
+    return [
+        Case(
+            "the only service is gone for an hour, after a quiet one, and comes back",
+            scrapes((60, 1), (60, 0), (40, 1)),
+            when(page, slo, (59 * MINUTE, False), (61 * MINUTE, False), (62 * MINUTE, True), (119 * MINUTE, True))
+            + when(page, slo, (155 * MINUTE, False)),
+        ),
+        Case(
+            "just below: two scrapes in a row find nobody",
+            scrapes((60, 1), (2, 0), (20, 1)),
+            when(page, slo, *((minute * MINUTE, False) for minute in range(60, 70))),
+        ),
+        Case(
+            "one of two services is gone for an hour, and the other answers",
+            (*scrapes((60, 1), (60, 0)), *scrapes((120, 1), instance=other)),
+            when(page, slo, (90 * MINUTE, False), (119 * MINUTE, False)),
+        ),
+        Case(
+            "what never showed a version is no service: a follower is gone for an hour",
+            (
+                *scrapes((120, 1)),
+                Series("up", {"job": "decisions", "instance": other}, gauge((60, 1), (60, 0))),
+            ),
+            when(page, slo, (90 * MINUTE, False), (119 * MINUTE, False)),
+        ),
     ]
 
 
@@ -97,7 +130,7 @@ def _thin() -> Iterator[Case]:
         )
 
 
-def day_cases() -> tuple[Case, ...]:
+def day_cases(baselines: tuple[Baseline, ...]) -> tuple[Case, ...]:
     """What looks back over days: samples ten minutes apart, evaluated every hour."""
     fast, ticket = {**POLICY, "slo": "fast"}, "ErrorBudgetBurnSlow"
     day = DAY // 600
@@ -143,8 +176,54 @@ def day_cases() -> tuple[Case, ...]:
             600.0,
             HOUR,
         ),
+        *_from_the_start(),
         _lasting(told=False),
+        *_seldom(baselines),
     )
+
+
+def _from_the_start() -> Iterator[Case]:
+    """A new version beside the one that it replaces after ten hours."""
+    new = {**WHO, "version": "b2"}
+    for entropy, told, what in (
+        (0.001, True, "a new version has hardly any entropy from its first hour on, the old one 1 nat"),
+        (0.52, False, "just below: the new version has 52 % of the old one's entropy"),
+    ):
+        yield Case(
+            what,
+            (*_entropy((20, 1.0)), *_entropy((10, None), (40, entropy), version="b2")),
+            when("EntropyCollapse", new, (9 * HOUR, False), (11 * HOUR, told), (19 * HOUR, told), (40 * HOUR, told))
+            # A day after its last hour the old version is no measure any more; only a floor still tells.
+            + when("EntropyCollapse", new, (45 * HOUR, False)),
+            600.0,
+            HOUR,
+        )
+
+
+def _seldom(baselines: tuple[Baseline, ...]) -> Iterator[Case]:
+    """Long episodes, some every hour: all of them cost twice what the baseline does."""
+    for baseline in baselines:
+        who, floor = (
+            {"policy": baseline.policy, "version": "a1"},
+            return_floor(baseline.mean_return, Limits().return_share),
+        )
+        bad = floor - (abs(baseline.mean_return) or 1.0)
+        for ends, told, what in (
+            ((4, 1, 1, 1, 1, 0), True, "four ends an hour, as of a hundred rooms"),
+            ((1, 0, 0, 0, 0, 0), True, "one end an hour"),
+            ((0.75, 0, 0, 0, 0, 0), False, "just too few: 18 ends a day"),
+        ):
+            ended = counter(*(2 * 24 * tuple((1, end) for end in ends[-5:] + ends[:1])))
+            yield Case(
+                f"{baseline.policy}, a baseline of {baseline.mean_return:g}: {what}, and all of them bad",
+                (
+                    Series("rl_episode_return_mean", who, gauge((len(ended), bad))),
+                    Series("rl_episode_return_count", who, ended),
+                ),
+                when("ReturnBelowBaseline", who, (2 * HOUR, False), (25 * HOUR, told), (48 * HOUR, told)),
+                600.0,
+                HOUR,
+            )
 
 
 def floor_cases() -> tuple[Case, ...]:
@@ -174,6 +253,7 @@ def _lasting(*, told: bool) -> Case:
     )
 
 
-def _entropy(*phases: tuple[int, float]) -> tuple[Series, ...]:
+def _entropy(*phases: tuple[int, float | None], version: str = WHO["version"]) -> tuple[Series, ...]:
     """For each phase so many hours of one value."""
-    return (Series("rl_policy_entropy_nats", WHO, gauge(*((6 * hours, value) for hours, value in phases))),)
+    values = gauge(*((6 * hours, value) for hours, value in phases))
+    return (Series("rl_policy_entropy_nats", {**WHO, "version": version}, values),)

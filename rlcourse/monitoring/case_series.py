@@ -1,10 +1,10 @@
-"""Series that the cases of the alerts are made of: a latency histogram, decisions, refusals."""
+"""Series that the cases of the alerts are made of: a latency histogram, decisions, refusals, scrapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlcourse.monitoring.rule_cases import Moment, Series, counter
+from rlcourse.monitoring.rule_cases import Moment, Series, counter, gauge
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 POLICY = {"policy": "rl_policy"}
@@ -42,3 +42,10 @@ def refused(status: str, *phases: tuple[int, float]) -> tuple[Series, ...]:
     answered = counter(*((minutes, 1000 - lost) for minutes, lost in phases))
     lost = Series("rl_refused_total", {"status": status}, counter(*phases))
     return Series("rl_request_seconds_count", WHO, answered), lost
+
+
+def scrapes(*phases: tuple[int, int], instance: str = WHERE["instance"]) -> tuple[Series, ...]:
+    """A policy service: for each phase so many minutes, and whether it answers a scrape (1) or not (0)."""
+    where = {**WHERE, "instance": instance}
+    shown = gauge(*((minutes, 1 if up else None) for minutes, up in phases))
+    return Series("up", where, gauge(*phases)), Series("rl_default_version", {**WHO, **where}, shown)

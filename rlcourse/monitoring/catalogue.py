@@ -408,6 +408,14 @@ CATALOGUE: tuple[Signal, ...] = (
         needs="rewards with `violations`",
     ),
     Signal(
+        "rl_safety_violating_steps",
+        "gauge",
+        "steps",
+        _WHO,
+        "How many of the last decisions led outside a safety limit; the share is theirs.",
+        needs="rewards with `violations`",
+    ),
+    Signal(
         "rl_cost_euros_total",
         "counter",
         "EUR",

@@ -136,10 +136,10 @@ def rows(limits: Limits) -> tuple[Row, ...]:
         ),
         Panel(
             title="Entropy",
-            says="Variety of the policy's choices, in nats, and the limit that its mean over the last day sets.",
+            says="Variety of the choices, in nats, and the limit that the policy's last day sets.",
             queries=(
                 (f"rl_policy_entropy_nats{{{POLICY}}}", version),
-                (entropy_limit(limits, f"{{{POLICY}}}"), f"limit of {version}"),
+                (entropy_limit(limits, f"{{{POLICY}}}"), "limit of {{policy}}"),
             ),
             limits=of["EntropyCollapse"],
             width=6,

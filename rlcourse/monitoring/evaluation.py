@@ -121,7 +121,11 @@ def _numbers_in(values: Iterable[float]) -> list[float]:
 
 
 def _mean(window: Window, now_s: float, range_s: float) -> float:
-    return math.fsum(window.values[window.first : window.last]) / len(window)
+    return _sum(window, now_s, range_s) / len(window)
+
+
+def _sum(window: Window, now_s: float, range_s: float) -> float:
+    return math.fsum(window.values[window.first : window.last])
 
 
 _OVER: dict[str, Callable[[Window, float, float], float | None]] = {
@@ -130,6 +134,7 @@ _OVER: dict[str, Callable[[Window, float, float], float | None]] = {
     "max_over_time": _greatest,
     "min_over_time": _least,
     "rate": _rate,
+    "sum_over_time": _sum,
 }
 
 

@@ -27,10 +27,15 @@ class Limits:
     return_share: float = 0.9
     """Of the baseline's return. Raising it tells of smaller losses, and of more that are chance."""
     min_episodes: int = 20
-    """So many must have ended within the hour before a return says anything."""
+    """So many of a version must have ended within ``episodes_window_s`` before its return says anything. Raising it forgives
+    more of what is chance, and asks for more traffic."""
+    episodes_window_s: float = 86_400.0
+    """Over which episodes are counted. It must be long enough to hold ``min_episodes``, or nothing is ever said: a hundred
+    rooms whose days are episodes end four an hour, and 96 a day. Longer only lets an old verdict stand longer."""
     entropy_share: float = 0.5
-    """Of its own mean over a day. Raising it tells of smaller changes. A collapse that lasts becomes the mean that it is
-    compared with, and the alert ends within the day: only ``entropy_floor`` keeps telling."""
+    """Of the highest mean over a day among the policy's versions, its own included. Raising it tells of smaller changes. A
+    collapse that lasts becomes the mean that it is compared with once no other version was there, and the alert ends within
+    the day: only ``entropy_floor`` keeps telling."""
     entropy_floor: float | None = None
     """In nats: entropy below it is an alert whatever it was yesterday. Take it from a healthy run of this policy; there is
     no number that is low for every task, so by default there is none."""
@@ -47,6 +52,10 @@ class Limits:
     that fails at night, alone, is 100 %. Raising it forgives more where traffic is thin, and tells later there."""
     violation_share: float = 0.01
     """Of the last steps may end outside a safety limit."""
+    min_violations: int = 3
+    """So many of the last steps must have ended outside before their share says anything: after one step, one violation is
+    100 %. A least number of steps would do for that, too, and would keep quiet while all of a few are bad. Raising it
+    forgives more, and tells later."""
     window_s: float = 300.0
     """Over which rates are taken. Longer is smoother, and later to notice and to forget."""
     hold_s: float = 120.0
@@ -73,11 +82,16 @@ class Limits:
                 mend="Use a number above 0, or none.",
             )
         if (
-            min(self.min_episodes, self.min_decisions, self.min_requests, self.min_bad_events) < 1
-            or self.window_s <= 0.0
+            min(self.min_episodes, self.min_decisions, self.min_requests, self.min_bad_events, self.min_violations) < 1
+            or min(self.window_s, self.episodes_window_s) <= 0.0
             or self.hold_s < 0.0
         ):
             raise ConfigError("A count or a time is below its range.", mend="Count 1 or more, in times above 0.")
+
+    @property
+    def episodes_per_hour(self) -> float:
+        """Of one version, without which nothing is ever said of its return."""
+        return self.min_episodes * 3600.0 / self.episodes_window_s
 
 
 def return_floor(baseline: float, share: float) -> float:

@@ -30,6 +30,7 @@ FUNCTIONS = {
     "max_over_time": ("range",),
     "min_over_time": ("range",),
     "rate": ("range",),
+    "sum_over_time": ("range",),
     "vector": ("scalar",),
 }
 """What each function takes."""

@@ -56,8 +56,8 @@ RUNBOOKS: Mapping[str, Runbook] = {
         "what was kept, and no release may be judged by them.",
     ),
     "safety": Runbook(
-        real="One violation is not yet an alarm, a share above the limit is. Look at the plant itself, not only at its "
-        "numbers.",
+        real="One violation is not yet an alarm; a few of them and a share above the limit are. Look at the plant itself, not "
+        "only at its numbers.",
         stop="Hand the plant to the safe baseline now: `rlcourse release kill` goes back and lets nothing move until a person "
         "says so. Then ask why.",
         then="Replay the episodes around the first violation from the decision log. Was the state one that the policy had "
@@ -94,7 +94,8 @@ RUNBOOKS: Mapping[str, Runbook] = {
         "`rlcourse ope`. What did the estimate promise, and why did it not come?",
     ),
     "error-budget": Runbook(
-        real="The burn is counted in events, so it is real. See which kind of bad event grows.",
+        real="The burn is counted in events, so it is real. See which kind of bad event grows. For `answered`, each scrape "
+        "that no service answers is one: then the service is gone, or Prometheus does not reach it.",
         stop="Undo what was changed before it began; a release first: `rlcourse release rollback`.",
         then="Work out what is left of the budget for the month. When it is gone, nothing is released until it has grown "
         "again: that is what the promise means.",

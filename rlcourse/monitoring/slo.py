@@ -56,6 +56,8 @@ class Slo:
     """Their number in the window, as a query with the same labels."""
     least_bad: int = 3
     """So many bad events in the long window before anybody is told. Raising it forgives more where traffic is thin."""
+    before: tuple[Recording, ...] = ()
+    """Recorded first, for the two queries to read."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.objective < 1.0:
@@ -112,6 +114,7 @@ BURNS = (
     Burn(share=0.10, window_s=86400.0, severity=Severity.TICKET),
     Burn(share=0.10, window_s=3 * 86400.0, severity=Severity.TICKET),
 )
+LONGEST_S = max(burn.window_s for burn in BURNS)
 
 
 def burn_condition(slo: Slo, burns: Sequence[Burn]) -> str:
@@ -150,7 +153,8 @@ def slo_group(slo: Slo, burns: Sequence[Burn] = BURNS) -> RuleGroup:
                     labels={"slo": slo.name},
                 )
             )
-    return RuleGroup(f"rlcourse-slo-{slo.name}", (*map(slo.recording, windows), *map(slo.counting, long), *alerts))
+    shares, counts = map(slo.recording, windows), map(slo.counting, long)
+    return RuleGroup(f"rlcourse-slo-{slo.name}", (*slo.before, *shares, *counts, *alerts))
 
 
 def slo_document(slos: Sequence[Slo], groups: Sequence[RuleGroup], burns: Sequence[Burn] = BURNS) -> str:

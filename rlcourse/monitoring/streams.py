@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class EpisodeRecord:
     end: End
     succeeded: bool  # never true of an abandoned one
     name: str = ""  # by which its log can be found
+    mature_s: float | None = field(default=None, compare=False)  # when it was to be counted, by the ledger's clock
 
 
 class Window:
@@ -175,7 +176,8 @@ class EpisodeLedger:
 
     def _count(self, name: str, episode: _Open) -> None:
         end = episode.end or "abandoned"
-        self._ready.append(EpisodeRecord(episode.total, episode.steps, end, episode.succeeded, name))
+        mature_s = episode.began_s + self.horizon_s
+        self._ready.append(EpisodeRecord(episode.total, episode.steps, end, episode.succeeded, name, mature_s))
 
 
 class PendingRewards:
@@ -282,6 +284,7 @@ class PolicyStream:
             found["rl_success_ratio_low"], found["rl_success_ratio_high"] = success.low, success.high
         if len(self._violations):
             found["rl_safety_violation_ratio"] = self._violations.mean()
+            found["rl_safety_violating_steps"] = round(self._violations.mean() * len(self._violations))
         if len(self._money) and self._money.rows[:, 1].sum() > 0.0:
             found["rl_cost_euros_per_hour"] = cost_per_hour(*self._money.rows.T)
         if len(self._entropies):

@@ -25,6 +25,7 @@ from rlcourse.monitoring.catalogue import signals_table
 from rlcourse.monitoring.embedded import ActiveAlert, State
 from rlcourse.monitoring.exposing import Pages
 from rlcourse.monitoring.limits import Baseline, Limits
+from rlcourse.monitoring.promql import duration
 from rlcourse.monitoring.query_api import QueryApi
 from rlcourse.monitoring.replay import failures
 from rlcourse.monitoring.rule_cases import case_files
@@ -61,6 +62,10 @@ class Monitoring(Common):
     """Where in Slack."""
     pagerduty_key_file: Path | None = None
     """Holds PagerDuty's integration key; alerts that page go there."""
+    pagerduty_url: str | None = None
+    """Where PagerDuty's events are sent, if not to PagerDuty itself: a proxy, say."""
+    runbooks: str | None = None
+    """Where people find the runbooks; messages name it and the section. By default the file that this command writes."""
     limits: Limits = field(default_factory=Limits)
     """Where fine ends."""
     group_wait_s: float = 10.0
@@ -101,8 +106,9 @@ class Monitoring(Common):
         )
         return AlertingConfig(
             slack=Slack(api_url_file=slack, channel=self.slack_channel) if slack else None,
-            pagerduty=PagerDuty(routing_key_file=key) if key else None,
+            pagerduty=PagerDuty(routing_key_file=key, url=self.pagerduty_url) if key else None,
             webhooks=tuple(Webhook(url=url, token_file=token) for url in self.webhook),
+            runbooks=self.runbooks or str((self.directory / RUNBOOK).resolve()),
             group_wait_s=self.group_wait_s,
             group_interval_s=self.group_interval_s,
         )
@@ -144,6 +150,13 @@ def run(config: Render | Up) -> int:
     files = files_of(config)
     for name, text in files.items():
         write_text(config.directory / name, text)
+    if config.baselines:
+        limits = config.limits
+        say(
+            f"returns: a version is judged once {limits.min_episodes} of its episodes have ended within "
+            f"{duration(limits.episodes_window_s)}, which is {limits.episodes_per_hour:.2g} an hour; with fewer nothing is "
+            "ever said (--limits.min-episodes, --limits.episodes-window-s)"
+        )
     if isinstance(config, Render):
         checked = _check(config, files)
         show_result("\n".join(str(config.directory / name) for name in files), config.json)

@@ -111,6 +111,8 @@ def test_the_loudest_alerts_wait_least() -> None:
     [
         lambda: Webhook(url="ftp://x"),
         lambda: Webhook(url="http://user:secret@127.0.0.1/"),
+        lambda: PagerDuty(routing_key_file=Path("key"), url="events.pagerduty.com"),
+        lambda: AlertingConfig(runbooks="{{ .Labels }}"),
         lambda: AlertingConfig(group_wait_s=-1.0),
         lambda: AlertingConfig(repeat_interval_s=0.0),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from itertools import combinations
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from rlcourse.monitoring import promtool
 from rlcourse.monitoring.alert_cases import BASELINES
@@ -23,6 +27,44 @@ CONTENT: dict[str, Any] = json.loads(dashboard_file())
 PANELS: list[dict[str, Any]] = CONTENT["panels"]
 RECORDED = {rule.name for group in rule_groups(Limits(), BASELINES) for rule in group.rules}
 QUERIES = [query.replace("$policy", "rl_policy") for query in expressions(CONTENT)]
+
+
+def read_back(content: dict[str, Any]) -> dict[str, Any]:
+    """What the library of Grafana 11.6 makes of a dashboard's JSON; it drops each field that its schema does not know."""
+    register_default_plugins()
+    found: dict[str, Any] = json.loads(json.dumps(Dashboard.from_json(content), cls=JSONEncoder))
+    for panel in found["panels"]:
+        defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        if defaults.get("custom") == {}:  # what was left out comes back empty
+            del defaults["custom"]
+    return found
+
+
+def test_grafanas_schema_knows_every_field() -> None:
+    assert read_back(CONTENT) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (),
+        ("time",),
+        ("templating", "list", 1),
+        ("panels", 0, "gridPos"),
+        ("panels", 1),
+        ("panels", 1, "targets", 0),
+        ("panels", 1, "options", "legend"),
+        ("panels", 1, "fieldConfig", "defaults"),
+        ("panels", 10, "fieldConfig", "defaults", "custom"),
+    ],
+)
+def test_a_field_that_grafana_does_not_know_is_noticed(place: tuple[str | int, ...]) -> None:
+    content = copy.deepcopy(CONTENT)
+    inner: Any = content
+    for step in place:
+        inner = inner[step]
+    inner["legendd"] = True
+    assert read_back(content) != content
 
 
 def test_panels_have_numbers_of_their_own() -> None:

@@ -259,11 +259,12 @@ def drawn(rng: random.Random) -> Case:
             series.append(Series("rl_decisions_total", {**names, "fallback": reason}, some_counter(step)))
         series.append(Series("rl_breaker_state", names, some_gauge(0, 0, 1, 2)))
         series.append(Series("rl_safety_violation_ratio", names, some_gauge(0, 0.009, 0.02)))
+        series.append(Series("rl_safety_violating_steps", names, some_gauge(2, 3, 4)))
         series.append(Series("rl_policy_entropy_nats", names, some_gauge(0.1007, 0.53, 1.07)))
         series.append(Series("rl_episode_return_mean", names, some_gauge(-56, -54, 420, 475)))
         series.append(Series("rl_episode_return_count", names, some_counter(1)))
     series += [Series("rl_refused_total", {"status": status}, some_counter(2)) for status in ("429", "503", "422")]
-    series.append(Series("rl_default_version", who[0], some_gauge(1, 1, 1)))
+    series.append(Series("rl_default_version", {**who[0], "job": "rlcourse", "instance": "a"}, some_gauge(1, 1, 1)))
     series.append(Series("rl_drift_alarm", {"policy": "rl_policy", "check": "mmd"}, some_gauge(0, 1)))
     return Case("drawn", tuple(series), (Moment((length + 5) * 60.0, "TargetDown"),))
 

@@ -117,7 +117,7 @@ def test_every_case_holds_in_prometheus(name: str, tmp_path: Path) -> None:
 
 def test_promtool_notices_a_limit_that_slipped(tmp_path: Path) -> None:
     groups = rule_groups(Limits(violation_share=0.011), BASELINES)
-    (case,) = [case for case in CASES if case.moments[0].alert == "SafetyViolations"]
+    case = next(case for case in CASES if case.moments[0].alert == "SafetyViolations")
     (tmp_path / "rules.yml").write_text(rule_file(groups))
     ((name, text),) = case_files([case], groups, rule_file="rules.yml").items()
     (tmp_path / name).write_text(text)
@@ -146,6 +146,10 @@ def test_promtool_notices_a_limit_that_slipped(tmp_path: Path) -> None:
         ("min_bad_events", 4),
         ("violation_share", 0.009),
         ("violation_share", 0.011),
+        ("min_violations", 2),
+        ("min_violations", 4),
+        ("episodes_window_s", 64_800.0),
+        ("episodes_window_s", 108_000.0),
         ("window_s", 120.0),
         ("window_s", 600.0),
         ("hold_s", 60.0),
@@ -257,6 +261,8 @@ def test_the_document_holds_every_promise_and_every_alert() -> None:
         lambda: Limits(min_decisions=0),
         lambda: Limits(min_requests=0),
         lambda: Limits(min_bad_events=0),
+        lambda: Limits(min_violations=0),
+        lambda: Limits(episodes_window_s=0.0),
         lambda: Limits(entropy_floor=0.0),
         lambda: Limits(entropy_floor=float("nan")),
         lambda: Limits(fast=1.0) and slos(Limits(fast=1.0)),

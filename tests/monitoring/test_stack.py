@@ -25,8 +25,9 @@ import torch
 
 from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.errors import ServerError
-from rlcourse.monitoring.alerting import AlertingConfig, alertmanager_file
+from rlcourse.monitoring.alerting import AlertingConfig, PagerDuty, Slack, alertmanager_file
 from rlcourse.monitoring.alerts import rule_groups
+from rlcourse.monitoring.limits import Limits
 from rlcourse.monitoring.rules import rule_file
 from rlcourse.monitoring.scraping import Target, scrape
 from rlcourse.monitoring.stack import ALERTMANAGER, RULES, Stack, StackConfig, free_port
@@ -64,29 +65,40 @@ class Inbox:
         )[0][0]
 
 
-@pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    box = Inbox()
+@contextmanager
+def receiving(take: Callable[[str, dict[str, Any]], None]) -> Iterator[str]:
+    """A receiver of JSON on this machine; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            note = box.note()
-            box.came += [(alert["labels"]["alertname"], alert["status"], note) for alert in content["alerts"]]
-            self.send_response(200)
+            take(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(202 if "pagerduty" in self.path else 200)
             self.end_headers()
+            self.wfile.write(b"ok")
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    box.url = f"http://127.0.0.1:{server.server_address[1]}/alerts"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    yield box
+    yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    box = Inbox()
+
+    def take(path: str, content: dict[str, Any]) -> None:
+        note = box.note()
+        box.came += [(alert["labels"]["alertname"], alert["status"], note) for alert in content["alerts"]]
+
+    with receiving(take) as address:
+        box.url = f"{address}/alerts"
+        yield box
 
 
 @contextmanager
@@ -272,6 +284,38 @@ def test_without_prometheus_the_same_alerts_arrive(
         inbox.first("TargetDown")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+def test_slack_and_pagerduty_are_told_the_name_the_summary_and_the_runbook(tmp_path: Path) -> None:
+    came: dict[str, dict[str, Any]] = {}
+    with receiving(lambda path, content: came.update({path: content})) as address:
+        url, key = tmp_path / "slack", tmp_path / "pagerduty"
+        url.write_text(f"{address}/slack")
+        key.write_text("0123456789abcdef0123456789abcdef")
+        config = AlertingConfig(
+            slack=Slack(api_url_file=url, channel="#plant"),
+            pagerduty=PagerDuty(routing_key_file=key, url=f"{address}/pagerduty"),
+            runbooks="https://handbook.example/runbooks.html",
+            group_wait_s=0.0,
+        )
+        (tmp_path / RULES).write_text(rule_file(rule_groups(Limits(hold_s=0.0))))
+        (tmp_path / ALERTMANAGER).write_text(alertmanager_file(config))
+        quick = StackConfig(port=0, alertmanager_port=0, scrape_interval_s=1.0)
+        with Stack(tmp_path, [Target("127.0.0.1:1", "plant")], quick):
+            until(lambda: came.keys() >= {"/slack", "/pagerduty"}, f"both; came: {came}")
+    summary, first = "plant at 127.0.0.1:1 does not answer.", "Ask its /healthz"
+    link = "https://handbook.example/runbooks.html#no-data"
+    message = came["/slack"]
+    (shown,) = message["attachments"]
+    assert message["channel"] == "#plant"
+    assert shown["title"] == "FIRING: TargetDown"
+    assert all(part in shown["text"] for part in (summary, first, link))
+    event = came["/pagerduty"]
+    assert (event["routing_key"], event["event_action"]) == (key.read_text(), "trigger")
+    assert event["payload"]["summary"].startswith(f"TargetDown: {summary}")
+    assert event["payload"]["severity"] == "critical"
+    assert first in event["payload"]["custom_details"]["first_step"]
+    assert link in event["payload"]["custom_details"]["runbook"]
 
 
 def test_a_monitor_that_is_killed_takes_both_along(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_gauges_by_their_names_and_nothing_that_is_not_known() -> None:
         "rl_success_ratio_low": 0.4902,
         "rl_cost_euros_per_hour": 6.0,
         "rl_safety_violation_ratio": 0.1,
+        "rl_safety_violating_steps": 1,
         "rl_policy_entropy_nats": math.log(2),
         "rl_exploration_ratio": 0.3,
         "rl_roi_ratio": 0.095,

@@ -248,6 +248,14 @@ def test_render_writes_every_file_and_has_it_checked(tmp_path: Path, capsys: pyt
     assert "checked: rules.yml by promtool, alertmanager.yml by amtool" in err
 
 
+def test_render_says_how_many_episodes_a_verdict_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["monitor", "render", "--directory", str(tmp_path), "--limits.hold-s", "60"]
+    assert main([*words, "--baseline", "rl_policy=-50", "--limits.episodes-window-s", "7200"]) == 0
+    assert "once 20 of its episodes have ended within 2h, which is 10 an hour" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "episodes" not in capsys.readouterr().err, "without a baseline nothing is judged"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
