@@ -185,7 +185,7 @@ def compared(quality: str, seeds: int, algorithms: tuple[str, ...], *options: st
 def walkers(command: str) -> None:
     """What half-learned robots did, and what they did all the way there."""
     rows, data = [], {}
-    for env_id, quality in product(WALKERS, ("medium", "replay")):
+    for env_id, quality in product(WALKERS, ("medium", "medium-replay")):
         dataset = load_dataset(collected(env_id, quality, 100_000))
         card, found = dataset.card, summarise(dataset.episodes, dataset.card)
         returns, ends, told = found["returns"], found["ends"], card.details
@@ -193,6 +193,7 @@ def walkers(command: str) -> None:
             [
                 env_id,
                 quality,
+                f"{found['transitions']:,}",
                 f"{found['episodes']:,}",
                 f"{100 * ends['time_limit'] / found['episodes']:.0f} %",
                 f"{returns['mean']:,.0f}",
@@ -201,10 +202,11 @@ def walkers(command: str) -> None:
                 f"{found['propensities']['action_entropy']:.2f}",
             ]
         )
-        data[dataset.name] = found
+        data[f"{env_id} {quality}"] = found
     names = [
         "task",
         "log",
+        "transitions",
         "episodes",
         "cut off",
         "mean return",
@@ -213,10 +215,10 @@ def walkers(command: str) -> None:
         "entropy",
     ]
     body = (
-        "Logs of 100,000 transitions by a soft actor-critic that learned for 100,000 steps or a little more, seed 0. *cut "
-        "off*: share of episodes that the time limit ended; the others fell. *chance, best*: what random actions earn, and "
-        "the author at its best. *entropy*: of the author's actions, in nats, differential.\n\n"
-        + markdown_table(names, rows)
+        "Logs by a soft actor-critic that learned for 100,000 steps, seed 0. *medium*: 100,000 transitions by the author as it "
+        "was half way to its best. *medium-replay*: all that it did until then. *cut off*: share of episodes that the time "
+        "limit ended; the others fell. *chance, best*: what random actions earn, and the author at its best. *entropy*: of "
+        "the author's actions, in nats, differential.\n\n" + markdown_table(names, rows)
     )
     write_result("continuous_logs", body, command=command, data=data)
 

@@ -17,8 +17,10 @@ import argparse
 import copy
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +28,12 @@ import torch
 from results import markdown_table, write_result
 from torch import Tensor
 
+from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.devices import torch_threads
 from rlcourse.environments import make
-from rlcourse.errors import DatasetInvalidError
 from rlcourse.evaluation.off_policy import (
     DESCRIPTIONS,
     ESTIMATOR_NAMES,
-    WEIGHING,
     EstimatorName,
     FQEConfig,
     Trajectories,
@@ -55,6 +56,8 @@ from rlcourse.training.learners import OfflineAlgorithm, offline_learner
 from rlcourse.vocabulary import DiscretePolicy, Policy
 
 EPISODES, STEPS, RESAMPLES, LIMIT_S = 1_000, 200, 1_000, 5.0
+COUNTING = tuple(name for name in ESTIMATOR_NAMES if name != "task")
+"""Those for actions that are counted; a model of the task is there for continuous ones."""
 NETWORKS: frozenset[EstimatorName] = frozenset({"fqe", "dr", "wdr", "mdr"})
 GAMMA = 0.99
 UPDATES = (0, 50, 100, 150, 200, 300, 400, 600, 1_000, 3_000)
@@ -86,24 +89,25 @@ def speed(rounds: int) -> float:
     log = invented_log()
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name in ESTIMATOR_NAMES:
+        for name in COUNTING:
             started = time.perf_counter()
-            fqe = FQEConfig(updates=500)
-            assess(log, [name], seeds=Seeds(0), resamples=RESAMPLES, fqe=fqe)
+            assess(log, [name], seeds=Seeds(0), resamples=RESAMPLES)
             found.setdefault(name, []).append(time.perf_counter() - started)
     medians = {name: statistics.median(times) for name, times in found.items()}
     rows = [
         [name, DESCRIPTIONS[name], f"{medians[name]:.2f}", f"{min(found[name]):.2f} to {max(found[name]):.2f}"]
-        for name in ESTIMATOR_NAMES
+        for name in COUNTING
     ]
     whole = sum(seconds for name, seconds in medians.items() if name not in NETWORKS)
     body = (
         f"{EPISODES:,} episodes of {STEPS} steps, 4 numbers seen at each, {RESAMPLES:,} resamples, one thread; median of "
-        f"{rounds} rounds. Those with a network spend nearly all of it on 2 times 500 gradient steps.\n\n"
+        f"{rounds} rounds. Those with a network spend nearly all of it on 2 times {FQEConfig().updates:,} gradient steps, the "
+        "number by default.\n\n"
         + markdown_table(["", "estimator", "seconds", "range"], rows)
         + f"\n\nAll that need no network, together: {whole:.2f} s."
     )
-    write_result("ope_speed", body, command="python benchmarks/off_policy.py speed", data={"seconds": found})
+    command = f"python benchmarks/off_policy.py speed --rounds {rounds}"
+    write_result("ope_speed", body, command=command, data={"seconds": found})
     return whole
 
 
@@ -137,15 +141,15 @@ def ranking() -> None:
         episodes = dataset.episodes.select(chosen)
         policies = ten_policies()
         truths = [true_value(policy) for policy in policies]
-        estimates: dict[str, list[float]] = {name: [] for name in ESTIMATOR_NAMES}
+        estimates: dict[str, list[float]] = {name: [] for name in COUNTING}
         worth = []
         for policy in policies:
             log = Trajectories.from_episodes(episodes, policy, gamma=GAMMA)
-            found = assess(log, ESTIMATOR_NAMES, seeds=Seeds(0), resamples=200)
+            found = assess(log, COUNTING, seeds=Seeds(0), resamples=200)
             worth.append(diagnose(log).effective_sample_size)
-            for name in ESTIMATOR_NAMES:
+            for name in COUNTING:
                 estimates[name].append(found.values[name].estimate)
-        for name in ESTIMATOR_NAMES:
+        for name in COUNTING:
             rows.append(_ranked(quality, name, estimates[name], truths))
         data[quality] = {"estimates": estimates, "truths": truths, "effective_sample_size": worth}
     body = (
@@ -162,7 +166,7 @@ SEEN = 1_000
 """Updates of fitted Q evaluation there. Times the target rate of 0.1 that is a hundred steps ahead, three times what counts."""
 SWUNG: tuple[EstimatorName, ...] = ("wis", "fqe", "linear", "mis", "mdr")
 """One that multiplies ratios, to see it refuse, and those that do not."""
-TASK = "task"
+TASK: EstimatorName = "task"
 """A model of the task itself, fitted once and then lived in by every policy. The pendulum's laws are smooth and without luck,
 and what one step does is told by any step, whoever took it: such a model should order policies where a log is thin."""
 LOGS, STAGES, REDRAWS = 3, 10, 2
@@ -185,7 +189,7 @@ def pendulum(logs: int, redraws: int) -> None:
         for quality, episodes in pendulum_logs(seed).items():
             learned = learned_from(episodes, Seeds(seed))
             truths = worth | {name: swinging(policy) for name, policy in learned.items()}
-            everybody = learned | stages
+            everybody = saved_and_loaded(learned | stages)
             estimates = {name: judged(episodes, policy, Seeds(seed)) for name, policy in everybody.items()}
             for name, value in lived_in(episodes, everybody, Seeds(seed)).items():
                 estimates[name][TASK] = value
@@ -255,6 +259,17 @@ def _pendulum_rows(data: Mapping[str, Sequence[Mapping[str, Any]]], names: Seque
     return rows
 
 
+def saved_and_loaded(policies: Mapping[str, Policy]) -> dict[str, Policy]:
+    """What comes back from a file is what gets judged, as with ``rlcourse ope``."""
+    loaded = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, policy) in enumerate(policies.items()):
+            path = Path(folder) / str(number)
+            PolicyArtifact.from_policy(policy, algorithm="one of several", env_id="Pendulum-v1").save(path)
+            loaded[name] = PolicyArtifact.load(path).policy()
+    return loaded
+
+
 def pendulum_logs(seed: int) -> dict[str, Episodes]:
     """A medium and a mixed log by one author; those of seed 0 are the stored ones of chapter 5."""
     if seed == 0:
@@ -286,12 +301,7 @@ def judged(episodes: Episodes, policy: Policy, seeds: Seeds) -> dict[str, float]
     """Each estimator's answer; those that refuse are left out."""
     log = Trajectories.from_episodes(episodes, policy, gamma=SWING, generator=seeds.torch("target's actions"))
     names = [name for name in SWUNG if log.weighable or name in ("fqe", "linear")]
-    settings = FQEConfig(updates=SEEN)
-    try:
-        found = assess(log, names, seeds=seeds, resamples=50, fqe=settings).values
-    except DatasetInvalidError:  # products of 200 ratios that are all 0 or no number: nothing can be said by weighing
-        others = [name for name in names if name not in WEIGHING]
-        found = assess(log, others, seeds=seeds, resamples=50, fqe=settings).values
+    found = assess(log, names, seeds=seeds, resamples=50, fqe=FQEConfig(updates=SEEN)).values
     return {name: value.estimate for name, value in found.items()}
 
 

@@ -48,10 +48,11 @@ class EpisodeRecorder:
         """Steps recorded, finished or not."""
         return sum(row[1].shape[0] for row in self._rows[:1]) * len(self._rows)
 
-    def episodes(self) -> Episodes:
-        """Every finished episode, ordered by the moment it ended."""
+    def episodes(self, within: int | None = None) -> Episodes:
+        """Every episode that was finished, or was within the first so many steps, ordered by the moment it ended."""
+        rows = self._rows if within is None else self._rows[: within // self._rows[0][1].shape[0]]
         obs, action, probability, reward, terminated, truncated, next_obs = (
-            torch.stack(column).transpose(0, 1).cpu().numpy() for column in zip(*self._rows, strict=True)
+            torch.stack(column).transpose(0, 1).cpu().numpy() for column in zip(*rows, strict=True)
         )  # each (N, T, ...)
         num_envs, num_steps = reward.shape
         env, last = np.nonzero(terminated | truncated)

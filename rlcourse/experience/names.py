@@ -13,7 +13,7 @@ from rlcourse.errors import ConfigError, DatasetNotFoundError
 NAME = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 """Minari's rule: ``namespace/name-v0``; the namespace may be left out, the version may not."""
 _PARTS = ("manifest.json", "columns.hdf5", "data")
-QUALITIES = ("random", "scripted", "medium", "expert", "mixed", "replay")
+QUALITIES = ("random", "scripted", "medium", "expert", "mixed", "replay", "medium-replay")
 
 
 def datasets_root(root: Path | None = None) -> Path:
@@ -92,6 +92,17 @@ def dataset_id(name_or_path: str | Path) -> str:
 def not_found(name_or_path: str | Path, root: Path | None = None) -> DatasetNotFoundError:
     """The error for a data set that is not there."""
     wanted = str(name_or_path)
+    there = Path(wanted).expanduser()
+    if os.path.isfile(there):  # unlike Path.is_file, never an error: names too long
+        own = re.sub(r"[^-\w]+", "_", there.stem).strip("_") or "mine"
+        return DatasetNotFoundError(
+            f"{wanted} is a file and not a data set.",
+            mend=f"Make one of it with: rlcourse offline import {shlex.quote(wanted)} --name {own}-v0",
+        )
+    if os.path.isdir(there):
+        return DatasetNotFoundError(
+            f"The folder {wanted} holds no data set.", mend="Name the folder in which there is one called data."
+        )
     if is_path(name_or_path):
         return DatasetNotFoundError(
             f"There is no data set at {wanted}.",

@@ -34,12 +34,13 @@ class Generate(Common):
     policy of return about 200, epsilon 0.3), expert (one that reached 475, epsilon 0.02), mixed (half random, half medium)
     or replay (episodes evenly spaced over the life of one learner that reached 475; epsilon falls from 1 to 0.05 over its
     first half). Over continuous actions a soft actor-critic acts by its own spread: as it was half way between chance and
-    its best (medium), at its best (expert), or while it learned (replay)."""
+    its best (medium), at its best (expert), while it learned (replay), or while it learned until it was half way
+    (medium-replay, as in D4RL)."""
     transitions: int = 100_000
-    """How many transitions."""
+    """How many transitions. medium-replay has fewer if there were fewer until the middle."""
     training_steps: int | None = None
-    """How long the author of a medium, expert, mixed or replay log of continuous actions learns, in environment steps; by
-    default 12,000 on Pendulum, 100,000 on Hopper and its kind."""
+    """How long the author of continuous actions learns, in environment steps, unless it acts at random; by default 12,000 on
+    Pendulum, 100,000 on Hopper and its kind."""
     epsilon: float | None = None
     """How often a scripted author tries any action instead; by default 0.2."""
     name: str | None = None

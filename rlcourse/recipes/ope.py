@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from rlcourse.devices import torch_threads
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.evaluation.off_policy import (
     BLIND,
+    ENDLESS,
     FROZEN,
     WEIGHING,
     Assessment,
@@ -112,6 +112,8 @@ class Ope(Common):
             raise ConfigError(f"{self.episodes} episodes say nothing.", mend="Use 1 or more.")
         if self.reward_range is None and (self.largest_ratio is not None or self.longest_episode is not None):
             raise ConfigError("Bounds need the range of the rewards as well.", mend="Add --reward-range LOW HIGH.")
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise ConfigError(f"epsilon is {self.epsilon}.", mend="Use a share from 0 to 1, for example 0.1.")
         self.limits()
 
     def limits(self) -> Limits | None:
@@ -146,7 +148,12 @@ def run(config: Ope) -> int:
         for name, policy in policies.items():
             say(f"estimating {name}")
             log = Trajectories.from_episodes(
-                episodes, policy, gamma=config.gamma, behaviour=guessed, generator=seeds.torch("target's actions")
+                episodes,
+                policy,
+                gamma=config.gamma,
+                behaviour=guessed,
+                generator=seeds.torch("target's actions"),
+                weighs=bool(WEIGHING & set(config.estimators)),
             )
             found[name] = assess(
                 log,
@@ -156,15 +163,19 @@ def run(config: Ope) -> int:
                 confidence=config.confidence,
                 resamples=config.resamples,
                 limits=config.limits(),
+                policy=policy,
             )
         assert log is not None  # __post_init__ refuses an empty list
         logger = logger_value(log, seeds=seeds, confidence=config.confidence, resamples=config.resamples)
     answer = judge(
-        {name: one.values[config.decide_by] for name, one in found.items()},
+        {name: one.values[config.decide_by] for name, one in found.items() if config.decide_by in one.values},
         logger,
         {name: one.diagnostics for name, one in found.items()},
         config.demands,
         basis="episodes" if config.decide_by in WEIGHING else "steps",
+        silent={
+            name: str(one.silent[config.decide_by]) for name, one in found.items() if config.decide_by in one.silent
+        },
     )
     show_result(readable(config, found, logger, answer), config.json)
     if config.plot is not None:
@@ -256,6 +267,7 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
         for name, one in found.items()
         for estimator, value in one.values.items()
     ]
+    rows += [[name, estimator, "-", "no answer"] for name, one in found.items() for estimator in one.silent]
     about = [
         "policy",
         "episodes",
@@ -286,6 +298,8 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
     lines = [
         table(header, rows),
         *(["", FIT] if FROZEN & set(config.estimators) else []),
+        *_unanswered(found),
+        *(["", cut_off] if (cut_off := _cut_off(found)) else []),
         "",
         *_bounds_table(config, found),
         "",
@@ -313,6 +327,25 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
 FIT = "Given this fit: the network was fitted once. Another log would give another, and the interval knows nothing of that."
 
 
+def _unanswered(found: dict[str, Assessment]) -> list[str]:
+    why: dict[str, list[str]] = {}
+    for name, one in found.items():
+        for estimator, error in one.silent.items():
+            why.setdefault(f"{name}: {error}", []).append(estimator)
+    return [line for words, names in why.items() for line in ("", f"No answer from {', '.join(names)} for {words}")]
+
+
+def _cut_off(found: dict[str, Assessment]) -> str:
+    beyond = max(one.diagnostics.beyond for one in found.values())
+    further = sorted({name for one in found.values() for name in one.values} & ENDLESS)
+    if beyond <= Demands().most_beyond or not further:
+        return ""
+    return (
+        f"Episodes were cut off, and {beyond:.0%} of the discounted time comes later. {', '.join(further)}: what would be "
+        "earned if nothing cut it off. All others, the logger's own returns among them: what is earned until then."
+    )
+
+
 def _bounds_table(config: Ope, found: dict[str, Assessment]) -> list[str]:
     if config.reward_range is None:
         return ["No bounds that hold for any distribution: they need --reward-range and --largest-ratio."]
@@ -334,14 +367,13 @@ def picture(target: Path, found: dict[str, Assessment], logger: Resampled, *, ti
     Raises:
         StorageError: the file could not be written.
     """
-    names: Sequence[EstimatorName] = list(next(iter(found.values())).values)
-    figure = Figure(figsize=(8, 1.2 + 0.28 * len(found) * len(names)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.28 * sum(len(one.values) for one in found.values())), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(logger.interval.low, logger.interval.high, color="0.6", alpha=0.35, label="the logger")
     row, ticks = 0, []
     for index, (policy, one) in enumerate(found.items()):
-        for name in names:
-            interval = one.values[name].interval
+        for name, value in one.values.items():
+            interval = value.interval
             sides = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
             if np.isfinite(sides).all():
                 axes.errorbar(interval.estimate, row, xerr=sides, fmt="o", color=f"C{index}", capsize=3)

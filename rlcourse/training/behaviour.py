@@ -41,7 +41,7 @@ from rlcourse.vocabulary import ContinuousActions, ListTracker, TaskSpec, Tracke
 
 __all__ = ["QUALITIES", "Generated", "Quality", "generate"]
 
-Quality = Literal["random", "scripted", "medium", "expert", "mixed", "replay"]
+Quality = Literal["random", "scripted", "medium", "expert", "mixed", "replay", "medium-replay"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 SOLVED_RETURN = 475.0
@@ -109,11 +109,19 @@ def generate(
             f"Nobody has said what a {quality} author on {env_id} is.",
             mend="Use random or scripted, CartPole-v1, or a task with continuous actions.",
         )
-    if quality == "replay" and continuous:
-        return replay_log(
-            env_id, num_transitions, seeds=seeds, device=device, training_steps=training_steps, tracker=tracker
-        )
-    if quality == "replay":
+    if quality == "medium-replay" and not continuous:
+        raise ConfigError(f"No life on {env_id} is told only to its middle.", mend="Use replay: all of it.")
+    if quality == "replay" or quality == "medium-replay":
+        if continuous:
+            return replay_log(
+                env_id,
+                num_transitions,
+                seeds=seeds,
+                device=device,
+                training_steps=training_steps,
+                tracker=tracker,
+                half=quality == "medium-replay",
+            )
         return _replay(env_id, num_transitions, seeds, device, tracker)
 
     def trained(kind: Literal["medium", "expert"], count: int) -> Generated:

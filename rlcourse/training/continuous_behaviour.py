@@ -1,12 +1,13 @@
 """Logs of continuous actions: one soft actor-critic learns, and what it was along its life is who acts.
 
-========  =====================================================================================================
-quality   who acted, drawing from its own spread
-========  =====================================================================================================
-medium    the learner as it was when its return was about half way between chance and its best
-expert    the learner at its best
-replay    the learner while it learned: even choices at first, then its own spread
-========  =====================================================================================================
+=============  ================================================================================================
+quality        who acted, drawing from its own spread
+=============  ================================================================================================
+medium         the learner as it was when its return was about half way between chance and its best
+expert         the learner at its best
+replay         the learner while it learned: even choices at first, then its own spread
+medium-replay  the same until it was half way, as in D4RL
+=============  ================================================================================================
 
 Every look at the learner is kept, and the author is chosen when its life is over: only then is it known what half way is.
 Returns are those of *sampled* actions, because that is how the author will act. How good an expert is depends on how long
@@ -167,19 +168,24 @@ def replay_log(
     device: torch.device | str,
     training_steps: int | None = None,
     tracker: Tracker | None = None,
+    half: bool = False,
 ) -> Generated:
     """All that a learner did while it learned, or evenly spaced episodes of it where it did more than is asked for.
 
+    With ``half`` only what it did until it was half way to its best: D4RL's medium-replay. That may be less than is asked for.
+
     Raises:
         ConfigError: so few training steps that nothing is learned.
-        TrainingDivergedError: none of :data:`ATTEMPTS` learners became good enough.
+        TrainingDivergedError: none of :data:`ATTEMPTS` learners became good enough, or passed near the middle.
     """
     settings = author_settings(env_id, training_steps)
     loop = settings.loop
     assert isinstance(loop, OffPolicyConfig)
     spec = gym.spec(env_id)
     # Finished episodes alone are kept, so the life is longer than the log by what the copies can have open at its end.
-    lifetime = max(num_transitions + loop.num_envs * (spec.max_episode_steps or 1_000), loop.num_steps)
+    lifetime = loop.num_steps
+    if not half:
+        lifetime = max(num_transitions + loop.num_envs * (spec.max_episode_steps or 1_000), lifetime)
     apart = loop.steps_per_update
     if env_id == "Pendulum-v1":
         apart = max(apart, lifetime // MOST_UPDATES)
@@ -190,16 +196,21 @@ def replay_log(
     for attempt in range(ATTEMPTS):
         recorder = EpisodeRecorder()
         life = live(env_id, settings, seeds.child("replay", attempt), device, tracker, recorder)
-        if not _good(env_id, life):
+        until = life.half_way if half else None
+        if not _good(env_id, life) or half != (until is not None):
             continue
+        told = f"the first {until.step}" if until else "all"
         story = (
-            f"evenly spaced finished episodes from {lifetime} steps in the life of one soft actor-critic, even choices over "
-            f"the first {loop.warm_up_steps}; with actions drawn from its own spread it earned {life.best.earned:.0f} at "
-            f"its best, where chance earns {life.by_chance:.0f}"
+            f"evenly spaced finished episodes from {told} of {lifetime} steps in the life of one soft actor-critic, even "
+            f"choices over the first {loop.warm_up_steps}; with actions drawn from its own spread it earned "
+            f"{life.best.earned:.0f} at its best, where chance earns {life.by_chance:.0f}"
         )
-        episodes = thinned(recorder.episodes(), num_transitions)
-        return Generated(episodes, story, _details(life, settings, attempt))
-    raise _never_good(env_id, "replay", lifetime)
+        if until:
+            story += f"; half way it earned {until.earned:.0f}"
+        episodes = recorder.episodes(within=until.step if until else None)
+        kept = thinned(episodes, min(num_transitions, episodes.num_transitions))
+        return Generated(kept, story, _details(life, settings, attempt, until))
+    raise _never_good(env_id, "medium-replay" if half else "replay", lifetime)
 
 
 def _look_every(env_id: str, steps: int) -> int:

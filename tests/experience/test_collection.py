@@ -75,6 +75,17 @@ def test_the_recorder_cuts_episodes_as_a_plain_loop_does(ends: list[list[int]]) 
         assert bool(one.terminated[0]) == episode["terminated"]
 
 
+@given(table, st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_what_was_finished_within_some_steps_is_what_a_recorder_that_stopped_then_would_say(
+    ends: list[list[int]], rows: int
+) -> None:
+    (recorder, _), (stopped, _) = recorded(ends), recorded(ends[:rows])
+    found, expected = recorder.episodes(within=rows * len(ends[0])), stopped.episodes()
+    for name in Episodes.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_nothing_has_ended_yet() -> None:
     recorder, _ = recorded([[0, 0], [0, 0]])
     found = recorder.episodes()

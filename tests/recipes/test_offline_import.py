@@ -128,3 +128,30 @@ def test_a_pickle_is_opened_only_when_trusted_and_then_only_for_arrays(
     assert not marker.exists() and not (tmp_path / "mine").exists()
     assert main(["offline", "import", str(good), *rest, "--trust-pickle"]) == 0
     assert load_dataset("mine/log-v0", root=tmp_path).episodes.num_transitions == 400
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "unknown"])
+def test_a_log_that_says_nothing_of_cut_off_episodes_is_not_one_long_episode(
+    tmp_path: Path, env: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where one episode ends and the next begins, the state jumps: that would be learned as a step of the task."""
+    path = tmp_path / "log.npz"
+    np.savez(path, **{name: columns()[name] for name in ("observations", "actions", "rewards", "terminals")})
+    words = ["offline", "import", str(path), "--root", str(tmp_path), "--action-low", "-2", "--action-high", "2"]
+    words += [] if env == "unknown" else ["--env", env]
+    assert main([*words, "--name", "log-v0"]) == 1
+    said = capsys.readouterr().err
+    assert "says where episodes were cut off" in said and "--max-episode-steps" in said and "--truncated none" in said
+    assert ("399 steps, and Pendulum-v1 stops after 200" in said) == (env != "unknown")
+    for number, more in enumerate((["--max-episode-steps", "200"], ["--truncated", "none"]), 1):
+        assert main([*words, "--name", f"log-v{number}", *more]) == 0
+        assert load_dataset(f"log-v{number}", root=tmp_path).episodes.num_episodes == 3 - number
+
+
+def test_a_file_is_to_be_imported_and_a_folder_is_looked_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my log.csv").write_text("a\n1\n")
+    for where, words in ((tmp_path / "my log.csv", "rlcourse offline import"), (tmp_path, "holds no data set")):
+        assert main(["offline", "describe", str(where)]) == 1
+        assert words in capsys.readouterr().err

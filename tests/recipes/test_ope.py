@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rlcourse.deployment.artifact import PolicyArtifact
 from rlcourse.experience.card import DatasetCard
 from rlcourse.experience.episodes import Episodes
 from rlcourse.experience.minari_files import load_dataset, save_dataset
+from rlcourse.networks import ScriptedPolicy, UniformPolicy
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.command_line import main
 from rlcourse.vocabulary import TaskSpec
@@ -117,6 +119,56 @@ def test_guessed_propensities_are_said_to_be(
     assert content["diagnostics"][str(artifact)]["propensities"] == "estimated"
     assert content["verdict"]["decision"] == "inconclusive"
     assert "No interval above knows" in capsys.readouterr().out
+
+
+def test_a_log_without_propensities_is_judged_by_what_needs_none(
+    root: Path, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", "cartpole/unknown-v0", "--policy", str(artifact), "--estimators", "linear", "mdr"]
+    words += ["--decide-by", "mdr", "--fqe.updates", "300"]
+    content = judged(root, tmp_path / "r.json", *words)
+    about = content["diagnostics"][str(artifact)]
+    assert about["propensities"] == "unknown" and about["mean_ratio"] is None and about["tail_shape"] is None
+    assert all(0.7 < row["estimate"] < 1.1 for row in content["results"])
+    weighing = ["--estimators", "wis", "mdr", "--decide-by", "mdr"]
+    assert main(["ope", "--root", str(root), "--dataset", "cartpole/unknown-v0", "--policy", "uniform", *weighing]) == 1
+    assert "estimators that need none: mdr, mis, fqe, linear" in capsys.readouterr().err
+
+
+def test_one_silent_estimator_leaves_the_others_and_the_other_candidates_their_say(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that never does what was logged has no weighted estimate; a model has an answer all the same."""
+    never = ScriptedPolicy(lambda obs: (obs[:, 0] > 0).long(), 3)
+    log = load_dataset(LOG, root=root)
+    wrong = (log.episodes.observations[::2, 0] > 0).astype(np.int64)
+    monkeypatch.setattr(
+        "rlcourse.recipes.ope._policy",
+        lambda name, *_: never if name == "never" else UniformPolicy(3),
+    )
+    kept = log.episodes.select(np.flatnonzero(log.episodes.actions != wrong))
+    save_dataset("cartpole/against-v0", kept, replace(log.card, num_actions=3), root=root, overwrite=True)
+    words = ["--dataset", "cartpole/against-v0", "--policy", "never", "uniform", *MODEL_FREE]
+    content = judged(root, tmp_path / "r.json", *words, "--plot", str(tmp_path / "x.png"))
+    found = {(row["policy"], row["estimator"]) for row in content["results"]}
+    assert found == {("never", "linear"), *(("uniform", name) for name in ("wis", "wpdis", "linear"))}
+    out = capsys.readouterr().out
+    assert "no answer" in out and "No answer from wis, wpdis for never: The target policy never does" in out
+    last = content["verdict"]["evidence"][-1]
+    assert last["candidate"] == "never" and "never does what was logged" in last["objections"][0]
+
+
+def test_it_is_said_who_counts_what_comes_after_the_cut(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = load_dataset(LOG, root=root)
+    cut = replace(log.episodes, terminated=np.zeros_like(log.episodes.terminated))
+    save_dataset("cartpole/cut-v0", cut, log.card, root=root, overwrite=True)
+    words = ["ope", "--root", str(root), "--policy", "uniform", *MODEL_FREE, "--dataset"]
+    assert main([*words, "cartpole/cut-v0"]) == 0
+    assert "99% of the discounted time comes later. linear: what would be earned" in capsys.readouterr().out
+    assert main([*words, LOG]) == 0
+    assert "comes later" not in capsys.readouterr().out
 
 
 def test_guessed_propensities_promote_nobody_unless_somebody_says_so(

@@ -106,6 +106,23 @@ def test_a_replay_log_goes_from_even_choices_to_a_good_learner() -> None:
     assert float(made.details["best_return"]) > -170
 
 
+@pytest.mark.slow
+def test_a_medium_replay_log_is_the_same_life_up_to_its_middle() -> None:
+    made = generate("Pendulum-v1", "medium-replay", 12_000, seeds=SEEDS)
+    episodes, until = made.episodes.validate(), int(made.details["trained_for_steps"])
+    assert until - 8 * 200 <= episodes.num_transitions <= until < 12_000, "what was finished by then"
+    share = (float(made.details["author_return"]) - float(made.details["return_by_chance"])) / (
+        float(made.details["best_return"]) - float(made.details["return_by_chance"])
+    )
+    assert 0.3 <= share <= 0.7 and f"the first {until} of 12000" in made.behaviour
+    assert episodes.returns()[:5].mean() < -900
+
+
+def test_lives_of_counted_actions_are_not_told_to_their_middle() -> None:
+    with pytest.raises(ConfigError, match="only to its middle"):
+        generate("CartPole-v1", "medium-replay", 100, seeds=SEEDS)
+
+
 def test_a_thermostat_that_errs_one_step_in_five() -> None:
     made = generate("rlcourse/ServerRoom-v0", "scripted", 14_400, seeds=SEEDS)
     episodes = made.episodes.validate()

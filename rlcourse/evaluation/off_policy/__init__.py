@@ -7,6 +7,7 @@ The way through: :class:`Trajectories` puts a log beside a target policy; an est
 from rlcourse.evaluation.off_policy.assessment import (
     BLIND,
     DESCRIPTIONS,
+    ENDLESS,
     ESTIMATOR_NAMES,
     FROZEN,
     WEIGHING,
@@ -64,6 +65,7 @@ from rlcourse.evaluation.off_policy.verdict import (
 __all__ = [
     "BLIND",
     "DESCRIPTIONS",
+    "ENDLESS",
     "ESTIMATOR_NAMES",
     "FROZEN",
     "MODEL_BASED",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from rlcourse.errors import ConfigError
+from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.evaluation.off_policy.concentration import Bounds, Limits, bounds
 from rlcourse.evaluation.off_policy.diagnostics import Diagnostics, diagnose
 from rlcourse.evaluation.off_policy.estimators import (
@@ -31,10 +31,12 @@ from rlcourse.evaluation.off_policy.models import (
     linear_model,
     step_weights,
 )
+from rlcourse.evaluation.off_policy.simulation import fit_dynamics, simulated_values
 from rlcourse.evaluation.off_policy.trajectories import Trajectories
 from rlcourse.randomness import Seeds
+from rlcourse.vocabulary import Policy
 
-EstimatorName = Literal["is", "wis", "pdis", "wpdis", "fqe", "linear", "mis", "dr", "wdr", "mdr"]
+EstimatorName = Literal["is", "wis", "pdis", "wpdis", "fqe", "linear", "task", "mis", "dr", "wdr", "mdr"]
 ESTIMATOR_NAMES: tuple[EstimatorName, ...] = get_args(EstimatorName)
 DESCRIPTIONS: dict[EstimatorName, str] = {
     "is": "importance sampling",
@@ -43,6 +45,7 @@ DESCRIPTIONS: dict[EstimatorName, str] = {
     "wpdis": "weighted per-decision importance sampling",
     "fqe": "fitted Q evaluation, a network",
     "linear": "the direct method, a linear model",
+    "task": "a model of the task, lived in",
     "mis": "marginalised ratios",
     "dr": "doubly robust",
     "wdr": "weighted doubly robust",
@@ -50,9 +53,11 @@ DESCRIPTIONS: dict[EstimatorName, str] = {
 }
 WEIGHING: frozenset[EstimatorName] = frozenset({"is", "wis", "pdis", "wpdis", "dr", "wdr"})
 """Those that multiply ratios over an episode: their weights have to be looked at."""
-BLIND: frozenset[EstimatorName] = frozenset({"fqe", "linear", "mis"})
+BLIND: frozenset[EstimatorName] = frozenset({"fqe", "linear", "task", "mis"})
 """Those that are a model and nothing else: no interval knows how wrong its form is, so no decision may rest on them."""
-FROZEN: frozenset[EstimatorName] = frozenset({"fqe", "dr", "wdr", "mdr"})
+ENDLESS: frozenset[EstimatorName] = frozenset({"fqe", "linear", "mis", "mdr"})
+"""Those that say what would be earned if nothing cut episodes off; the others say what is earned until then."""
+FROZEN: frozenset[EstimatorName] = frozenset({"fqe", "task", "dr", "wdr", "mdr"})
 """Those that rest on a network, which is fitted once and not for each resample: their intervals are *given this fit*. Weights
 correct a fit that happens to be poor, so that those of ``dr`` and ``wdr`` still cover; that of ``fqe`` is far too narrow."""
 
@@ -65,6 +70,8 @@ class Assessment:
     diagnostics: Diagnostics
     bounds: dict[EstimatorName, Bounds]
     """Of each estimator: bounds that hold for any distribution, or why there are none."""
+    silent: dict[EstimatorName, DatasetInvalidError] = field(default_factory=dict)
+    """Estimators to which the log has no answer, and why; they are in neither of the others."""
 
 
 def assess(
@@ -77,6 +84,7 @@ def assess(
     confidence: float = 0.95,
     resamples: int = 1_000,
     limits: Limits | None = None,
+    policy: Policy | None = None,
 ) -> Assessment:
     """Estimate and resample; what several estimators need (a model, step weights) is fitted once.
 
@@ -92,10 +100,11 @@ def assess(
         confidence: of the intervals.
         resamples: B.
         limits: what is known of rewards and ratios beforehand, for bounds that hold for any distribution.
+        policy: the one in question, for ``task``, in which it lives.
 
     Raises:
-        ConfigError: an unknown name, or a log that goes beyond the limits.
-        DatasetInvalidError: the log cannot answer.
+        ConfigError: an unknown name, ``task`` without a policy, or a log that goes beyond the limits.
+        DatasetInvalidError: the log has no answer to any of them.
     """
     unknown = [name for name in estimators if name not in ESTIMATOR_NAMES]
     if unknown or not estimators:
@@ -103,10 +112,13 @@ def assess(
             f"There is no estimator called {unknown[0]!r}." if unknown else "No estimator was named.",
             mend=f"Use some of {', '.join(ESTIMATOR_NAMES)}.",
         )
+    if "task" in estimators and policy is None:
+        raise ConfigError("Somebody has to live in the model of the task.", mend="Give assess() the policy as well.")
     parts = _Parts(log, seeds, features, fqe)
     makers: dict[EstimatorName, Callable[[], Statistic]] = {
         "fqe": lambda: direct(log, parts.model),
         "linear": lambda: parts.linear,
+        "task": lambda: parts.lived_in(policy),
         # Weights alpha with A' alpha = start, or values theta with A theta = b: start' A^-1 b either way, in every resample.
         "mis": lambda: parts.linear,
         "dr": lambda: doubly_robust(log, parts.model),
@@ -116,12 +128,19 @@ def assess(
     values: dict[EstimatorName, Resampled] = {}
     bounded: dict[EstimatorName, Bounds] = {}
     folds = (fqe or FQEConfig()).folds
+    silent: dict[EstimatorName, DatasetInvalidError] = {}
     for name in estimators:
-        statistic = makers[name]() if name in makers else MODEL_FREE[name](log)
-        values[name] = resample(statistic, rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples)
-        bounded[name] = bounds(name, log, statistic, limits, folds=folds, confidence=confidence)
-    weights = parts.weights if {"mis", "mdr"} & set(estimators) else None
-    return Assessment(values, diagnose(log, weights), bounded)
+        try:
+            statistic = makers[name]() if name in makers else MODEL_FREE[name](log)
+            values[name] = resample(statistic, rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples)
+        except DatasetInvalidError as error:
+            silent[name] = error
+        else:
+            bounded[name] = bounds(name, log, statistic, limits, folds=folds, confidence=confidence)
+    if not values:
+        raise silent[estimators[0]]
+    weights = parts.weights if {"mis", "mdr"} & set(values) else None
+    return Assessment(values, diagnose(log, weights), bounded, silent)
 
 
 def logger_value(log: Trajectories, *, seeds: Seeds, confidence: float = 0.95, resamples: int = 1_000) -> Resampled:
@@ -165,6 +184,12 @@ class _Parts:
     @cached_property
     def model(self) -> ModelValues:
         return fitted_q_evaluation(self.log, self.fqe, seeds=self.seeds.child("fqe"))
+
+    def lived_in(self, policy: Policy | None) -> RatioStatistic:
+        assert policy is not None  # assess() asks for it
+        seeds = self.seeds.child("task")
+        dynamics = fit_dynamics(self.log, seeds=seeds)
+        return RatioStatistic.mean(simulated_values(dynamics, policy, self.log, seeds=seeds))
 
     @cached_property
     def linear(self) -> LinearModel:

@@ -32,6 +32,7 @@ _NO_BOUND = {
     "wdr": _NORMALISED,
     "fqe": _MODEL,
     "linear": _MODEL,
+    "task": _MODEL,
     "mis": _SOLVED,
     "mdr": _SOLVED,
 }
@@ -105,7 +106,8 @@ def bounds(
     assert isinstance(statistic, RatioStatistic)  # is, pdis and dr are means over episodes
     terms = statistic.numerator[:, 0].numpy()
     least, most = _possible(log.gamma, limits, steps)
-    low, high = term_range(name, log.gamma, limits, steps)
+    cut_off = log.terminated is not None and not bool(log.terminated.all())
+    low, high = term_range(name, log.gamma, limits, steps, cut_off=cut_off)
     slack = ROUNDING * steps * (high - low)
     span = low - slack, high + slack
 
@@ -146,8 +148,6 @@ def _known(name: str, log: Trajectories, limits: Limits | None, folds: int) -> t
         return steps, f"the product of {steps} ratios of {limits.largest_ratio:g} is too large to be a number."
     if name == "dr" and folds < 2:
         return steps, "its model has seen the episodes that it is corrected by."
-    if name == "dr" and (log.terminated is None or not bool(log.terminated.all())):
-        return steps, "episodes were cut off, and what comes after is what a model says."
     return steps, ""
 
 
@@ -187,12 +187,13 @@ def _possible(gamma: float, limits: Limits, steps: int) -> tuple[float, float]:
     return min(limits.low, limits.low * longest), max(limits.high, limits.high * longest)
 
 
-def term_range(name: str, gamma: float, limits: Limits, steps: int) -> tuple[float, float]:
+def term_range(name: str, gamma: float, limits: Limits, steps: int, *, cut_off: bool = False) -> tuple[float, float]:
     r"""The least and the most that one episode can add to the mean which ``is``, ``pdis`` or ``dr`` is.
 
     Weights may be 0 and episodes shorter than ``steps``. Each part of ``dr`` is at its worst by itself, backwards from the end,
     where nothing is left: :math:`X_t = V + \rho\,(r + \gamma X_{t+1} - Q)`, with values as far out as
-    :func:`~rlcourse.evaluation.off_policy.models.possible_values` lets them be.
+    :func:`~rlcourse.evaluation.off_policy.models.possible_values` lets them be. Where episodes were cut off, another such
+    value has been taken off them (:meth:`~rlcourse.evaluation.off_policy.models.ModelValues.until_the_cut`).
 
     Worked number: 3 steps that pay 0 to 1, ratios up to 2, gamma 1. ``is``: 2^3 * 3 = 24 at most. ``pdis``: 2 + 4 + 8 = 14.
     ``dr``: from -42 to 35.
@@ -205,9 +206,12 @@ def term_range(name: str, gamma: float, limits: Limits, steps: int) -> tuple[flo
         most = sum(gamma**t * c ** (t + 1) for t in range(steps))
     else:
         worth = float(steps) if gamma == 1.0 else 1.0 / (1.0 - gamma)
+        lowest, highest = worth * low, worth * high
+        if cut_off:
+            lowest, highest = lowest - highest, highest - lowest
         least, best = 0.0, 0.0
         for _ in range(steps):
-            down, up = low + gamma * least - worth * high, high + gamma * best - worth * low
-            least, best = worth * low + c * min(0.0, down), worth * high + c * max(0.0, up)
+            down, up = low + gamma * least - highest, high + gamma * best - lowest
+            least, best = lowest + c * min(0.0, down), highest + c * max(0.0, up)
         return least, best
     return low * most, high * most

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from rlcourse.errors import DatasetInvalidError
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
 from rlcourse.objectives.importance import effective_sample_size, step_ratios
 
@@ -51,12 +52,14 @@ class Diagnostics:
     policy would be. None where step weights were not asked for."""
     propensities: Propensities
     """``estimated`` ones add a bias that no interval here knows of."""
+    beyond: float = 0.0
+    """Of all discounted time, how much lies behind the ends of episodes that were cut off: the mean of gamma to the power of
+    their lengths, 0 for those that the task ended."""
 
 
 def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnostics:
     """Look at the weights of whole episodes, and at ``(N, T)`` step weights where there are some."""
-    # Where the target policy has no density, each logged episode has the weight 0.
-    weights = log.cumulative()[:, -1] if log.weighable else torch.zeros(log.num_episodes, dtype=torch.float64)
+    weights, known = _weights(log)
     total = float(weights.sum())
     unlogged = None
     if log.action is not None and log.all_target is not None:
@@ -64,7 +67,7 @@ def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnosti
         tried = torch.zeros(log.all_target.shape[-1], dtype=torch.bool)
         tried[log.action[there].unique()] = True
         unlogged = float(log.all_target[:, :-1][there][:, ~tried].sum(-1).mean())
-    ratio, ratio_error = _mean_ratio(log) if log.weighable else (None, None)
+    ratio, ratio_error = _mean_ratio(log) if log.weighable and log.propensities != "unknown" else (None, None)
     quantiles = torch.quantile(weights, torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.float64)).tolist()
     return Diagnostics(
         episodes=log.num_episodes,
@@ -77,11 +80,26 @@ def diagnose(log: Trajectories, step_weights: Tensor | None = None) -> Diagnosti
         mean_weight_error=_error(weights),
         mean_ratio=ratio,
         mean_ratio_error=ratio_error,
-        tail_shape=tail_shape(weights.numpy()) if log.weighable else None,
+        tail_shape=tail_shape(weights.numpy()) if known else None,
         unlogged_mass=unlogged,
         negative_share=None if step_weights is None else _negative_share(step_weights),
         propensities=log.propensities,
+        beyond=_beyond(log),
     )
+
+
+def _weights(log: Trajectories) -> tuple[Tensor, bool]:
+    # Where there are none (no density, no propensities, no number large enough), each logged episode has the weight 0.
+    try:
+        return log.cumulative()[:, -1], True
+    except DatasetInvalidError:
+        return torch.zeros(log.num_episodes, dtype=torch.float64), False
+
+
+def _beyond(log: Trajectories) -> float:
+    if log.terminated is None:
+        return 0.0
+    return float((log.gamma ** log.mask.sum(-1) * (~log.terminated).double()).mean())
 
 
 def _mean_ratio(log: Trajectories) -> tuple[float, float]:

@@ -3,6 +3,10 @@
 Each is one of two forms. A :class:`RatioStatistic` is a sum of ratios of sums over episodes, which covers importance sampling
 in all its variants; :class:`~rlcourse.evaluation.off_policy.models.LinearModel` solves a small linear system whose entries are
 sums over episodes.
+
+Where episodes were cut off there are two things to ask for. Estimators that weigh whole episodes, the doubly robust ones among
+them, say what is earned *until the cut*, as the logger's own returns do. The others, a model or step weights, say what would be
+earned if nothing cut it off. With rewards of 1, gamma 0.99 and a limit of 50 steps the first is 39.5 and the second 100.
 """
 
 from __future__ import annotations
@@ -99,26 +103,26 @@ def direct(log: Trajectories, model: ModelValues) -> RatioStatistic:
 
 
 def doubly_robust(log: Trajectories, model: ModelValues) -> RatioStatistic:
-    """A model, corrected by weighed surprises. Jiang and Li (2016)."""
+    """A model, corrected by weighed surprises. Jiang and Li (2016). Nothing is added behind a cut-off end."""
+    q, value = model.until_the_cut(log)
+    nothing = torch.zeros_like(model.tail)
     return RatioStatistic.mean(
-        doubly_robust_returns(log.cumulative(), log.reward, model.q, model.value, model.tail, log.mask, log.gamma)
+        doubly_robust_returns(log.cumulative(), log.reward, q, value, nothing, log.mask, log.gamma)
     )
 
 
 def weighted_doubly_robust(log: Trajectories, model: ModelValues) -> RatioStatistic:
     r"""The same with the weights of each step divided by their sum over episodes. Thomas and Brunskill (2016), section 4.
 
-    The state's value before step t carries the weight of step t - 1. At a cut-off end the model's tail carries the last.
+    The state's value before step t carries the weight of step t - 1. Nothing is added behind a cut-off end.
     """
+    q, expected = model.until_the_cut(log)
     cumulative = log.cumulative()
     before = torch.cat([torch.ones_like(cumulative[:, :1]), cumulative[:, :-1]], dim=-1)
     powers = discount_powers(log.horizon, log.gamma, log.reward)
-    surprise = powers * cumulative * (log.reward - model.q) * log.mask
-    value = powers * before * model.value * log.mask
-    tail = (log.gamma ** log.mask.sum(-1) * cumulative[:, -1] * model.tail).unsqueeze(-1)
-    return RatioStatistic(
-        torch.cat([surprise, value, tail], dim=-1), torch.cat([cumulative, before, cumulative[:, -1:]], dim=-1)
-    )
+    surprise = powers * cumulative * (log.reward - q) * log.mask
+    value = powers * before * expected * log.mask
+    return RatioStatistic(torch.cat([surprise, value], dim=-1), torch.cat([cumulative, before], dim=-1))
 
 
 def marginalised(log: Trajectories, weights: Tensor) -> RatioStatistic:

@@ -48,7 +48,8 @@ def resample(
 
     Raises:
         ConfigError: a confidence outside (0, 1), or no resamples.
-        DatasetInvalidError: the statistic has no value even for the log as it is: all its weights are 0.
+        DatasetInvalidError: the statistic has no value even for the log as it is: all its weights are 0, perhaps in one step
+            alone.
 
     Where some resamples have no value (all their weights are 0), the interval is everything, from minus to plus infinity.
     """
@@ -60,8 +61,9 @@ def resample(
     estimate = float(statistic.value(torch.ones(1, count, dtype=torch.float64)))
     if not math.isfinite(estimate):
         raise DatasetInvalidError(
-            "The target policy never does what was logged: all weights are 0.",
-            mend="Nothing can be learned about it from this log. Collect one with a policy that tries those actions.",
+            "The target policy never does what was logged, at least not up to the last step: all weights are 0 there, or "
+            "their sum is too large to be a number.",
+            mend="Use mdr, fqe or linear, let it explore (--epsilon), or collect a log with a policy that tries its actions.",
         )
     drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=resamples)
     values = statistic.value(torch.from_numpy(drawn).double()).numpy()

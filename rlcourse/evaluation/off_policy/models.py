@@ -31,6 +31,21 @@ class ModelValues:
     tail: Tensor  # (N,) of where an episode was cut off; 0 where the task ended
     cross_fitted: bool = False
     """Every episode was judged by a model that had not seen it."""
+    behind: Tensor | None = None
+    """``(N,)`` what the model that judges an episode expects behind the last step, on average over the episodes that it was
+    fitted to; ``None`` if nothing."""
+
+    def until_the_cut(self, log: Trajectories) -> tuple[Tensor, Tensor]:
+        r"""``(N, T)`` q and value without :math:`\gamma^{T-t}` times :attr:`behind`: what is left to earn until the time limit.
+
+        A number that depends on t alone leaves doubly robust estimates unbiased, whatever it is; this one takes out of the
+        weighed surprises what the model expects after the log has stopped.
+        """
+        if self.behind is None:
+            return self.q, self.value
+        left = log.horizon - torch.arange(log.horizon, dtype=self.q.dtype)
+        later = log.gamma**left * self.behind.unsqueeze(-1)
+        return self.q - later, self.value - later
 
 
 @dataclass(frozen=True)
@@ -77,10 +92,11 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
     if log.num_episodes < config.folds:
         raise DatasetInvalidError(
             f"{log.num_episodes} episodes cannot be split into {config.folds} parts.",
-            mend="Log more, or use folds = 1.",
+            mend="Log more, or use one part (folds = 1, --fqe.folds 1).",
         )
     order = torch.randperm(log.num_episodes, generator=seeds.torch("folds"))
     q, value = torch.zeros_like(log.reward), torch.zeros(log.num_episodes, log.horizon + 1, dtype=torch.float64)
+    behind, last = torch.zeros(log.num_episodes, dtype=torch.float64), log.mask.sum(-1).long()
     unit = usual_value(log)
     bounds = _bounds_in(unit, log)
     for number, judged in enumerate(order.chunk(config.folds)):
@@ -90,8 +106,10 @@ def fitted_q_evaluation(log: Trajectories, config: FQEConfig | None = None, *, s
         with torch.no_grad():
             said = asking.taken(network, obs[judged, :-1], judged, bounds)
             expected = asking.expected(network, obs[judged], asking.future[judged], bounds)
+            ends = asking.expected(network, obs[others, last[others]], asking.future[others, last[others]], bounds)
+        behind[judged] = unit * (ends.double() * ~ended[others]).mean()
         q[judged], value[judged] = unit * said.double(), unit * expected.double()
-    return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1)
+    return ModelValues(q, value[:, :-1], _tail(value, log, ended), cross_fitted=config.folds > 1, behind=behind)
 
 
 def _fit(log: Trajectories, episodes: Tensor, config: FQEConfig, seeds: Seeds) -> nn.Module:
@@ -257,7 +275,8 @@ def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -
     taken, expected = asking.terms()
     values = features.double() @ theta.unflatten(0, (expected.shape[-1], -1)).mT  # (N, T + 1, G)
     q, value = (taken * values[:, :-1]).sum(-1), (expected * values).sum(-1)
-    return ModelValues(q, value[:, :-1], _tail(value, log, ended))
+    tail = _tail(value, log, ended)
+    return ModelValues(q, value[:, :-1], tail, behind=tail.mean().expand(log.num_episodes))
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

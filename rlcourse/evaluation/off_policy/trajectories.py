@@ -15,8 +15,9 @@ from rlcourse.networks import GaussianPolicy
 from rlcourse.objectives.importance import cumulative_ratios, discounted_returns, step_ratios
 from rlcourse.vocabulary import DensityPolicy, DiscretePolicy, Policy
 
-Propensities = Literal["logged", "estimated"]
-"""Whether the behaviour policy's probabilities were written down by the logger or guessed from the log."""
+Propensities = Literal["logged", "estimated", "unknown"]
+"""Whether the behaviour policy's probabilities were written down by the logger, guessed from the log, or left out: then nothing
+can be weighed by them."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ class Trajectories:
         """``(N, T)`` products of ratios up to and with each step.
 
         Raises:
-            DatasetInvalidError: the target policy has no density, or a product is too large to be a number.
+            DatasetInvalidError: the target policy has no density, the propensities are unknown, or a product is too large to be
+                a number.
         """
+        if self.propensities == "unknown":
+            raise DatasetInvalidError(
+                "The propensities were not logged, so nothing can be weighed by them.", mend=_UNKNOWN
+            )
         if not self.weighable:
             raise DatasetInvalidError(
                 "A deterministic policy over continuous actions has no density, so no logged action can be weighed.",
@@ -109,6 +115,7 @@ class Trajectories:
         behaviour: np.ndarray | None = None,
         draws: int = 4,
         generator: torch.Generator | None = None,
+        weighs: bool = True,
     ) -> Self:
         """Lay episodes side by side and ask ``policy`` how likely it was to do what they did.
 
@@ -120,6 +127,7 @@ class Trajectories:
             behaviour: ``(S,)`` estimated propensities, to be used instead of the logged ones.
             draws: M, how many continuous actions to draw from ``policy`` at each observation, for models to ask about.
             generator: what they are drawn with; ``None`` uses torch's global stream.
+            weighs: False if no estimator will multiply ratios, so that propensities need not be known.
 
         Raises:
             DatasetInvalidError: propensities that were not logged or are 0, or numbers that cannot be.
@@ -132,6 +140,7 @@ class Trajectories:
         obs = torch.zeros(count, longest + 1, rows.shape[-1])
         obs[seen] = rows
         logged = episodes.behaviour_probabilities if behaviour is None else behaviour
+        unknown = not weighs and bool(np.isnan(logged).any())
         columns = []
         for values, empty in ((logged, 1.0), (episodes.rewards, 0.0)):
             column = torch.full((count, longest), empty, dtype=torch.float64)
@@ -146,7 +155,7 @@ class Trajectories:
             reward=columns[1],
             mask=there.double(),
             gamma=gamma,
-            propensities="logged" if behaviour is None else "estimated",
+            propensities="unknown" if unknown else "logged" if behaviour is None else "estimated",
             obs=obs,
             terminated=torch.from_numpy(episodes.terminated),
             **asked,
@@ -170,14 +179,13 @@ class Trajectories:
         if self.num_episodes < 1 or not bool(there[:, 0].all()):
             raise DatasetInvalidError("An episode has no steps.", mend="Leave out empty episodes.")
         unknown = int(self.behaviour[there].isnan().sum())
-        if unknown:
+        if unknown and self.propensities != "unknown":
             raise DatasetInvalidError(
-                f"The propensities of {unknown} of {int(there.sum())} steps were not logged.",
-                mend="Estimate them (estimate_propensities, or --propensities estimated), and read what that costs.",
+                f"The propensities of {unknown} of {int(there.sum())} steps were not logged.", mend=_UNKNOWN
             )
         for problem, wrong in (
             ("propensities of 0 or less: the log says that its own action was impossible", self.behaviour <= 0),
-            ("propensities that are infinite", ~self.behaviour.isfinite()),
+            ("propensities that are infinite", self.behaviour.isinf()),
             ("target probabilities that are negative or no number", ~((self.target >= 0) & self.target.isfinite())),
             ("rewards that are no number", ~self.reward.isfinite()),
             *(
@@ -193,6 +201,12 @@ class Trajectories:
                     mend="Find out how it was written; nothing can be estimated from it.",
                 )
         return self
+
+
+_UNKNOWN = (
+    "Estimate them (estimate_propensities, or --propensities estimated), and read what that costs; or use estimators that need "
+    "none: mdr, mis, fqe, linear."
+)
 
 
 def _by_probability(episodes: Episodes, policy: Policy, there: Tensor, seen: Tensor) -> dict[str, Any]:

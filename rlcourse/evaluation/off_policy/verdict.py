@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,8 @@ class Demands:
     """What evidence has to look like before anybody acts on it."""
 
     risk: float = 0.05
-    """Largest accepted probability that the promoted policy is worse than the logger."""
+    """Largest accepted probability that the promoted policy is worse than the logger. Several candidates share it: the best of
+    many looks good by luck alone."""
     fewest_episodes: int = 20
     """A bootstrap of fewer says little about what was not drawn."""
     fewest_effective: float = 10.0
@@ -41,6 +42,9 @@ class Demands:
     """Largest Pareto k of the weights."""
     most_negative: float = 0.05
     """Largest share of the step weights that may come out negative, where the estimate rests on them."""
+    most_beyond: float = 0.01
+    """Largest share of discounted time behind the ends of cut-off episodes, where the estimate counts it and the logger's
+    returns do not."""
     most_unlogged: float = 0.05
     """Largest probability that a policy may put on actions that are nowhere in the log."""
     farthest_mean: float = 0.1
@@ -53,8 +57,19 @@ class Demands:
     def __post_init__(self) -> None:
         if not 0.0 < self.risk < 0.5:
             raise ConfigError(f"The risk is {self.risk}.", mend="Use a probability below 0.5, for example 0.05.")
-        if not self.farthest_mean >= 0.0:
-            raise ConfigError(f"farthest_mean is {self.farthest_mean}.", mend="Use 0 or more, for example 0.1.")
+        for name in ("farthest_mean", "heaviest_tail", "fewest_effective", "fewest_episodes"):
+            if not getattr(self, name) >= 0.0:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}.", mend=f"Use 0 or more, for example {_USUAL[name]}."
+                )
+        for name in ("largest_share", "most_negative", "most_beyond", "most_unlogged"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}.", mend=f"Use a share from 0 to 1, for example {_USUAL[name]}."
+                )
+
+
+_USUAL = {each.name: each.default for each in fields(Demands)}
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ class Evidence:
     probability_worse: float
     """Share of the resamples in which the candidate earns less than the logger, both on the same episodes; ties count half."""
     value_at_risk: float
-    """What the candidate gains on the logger in the worst of so many resamples as the risk allows; below 0 it may lose."""
+    """What the candidate gains on the logger in the worst of so many resamples as the risk allows, shared among the candidates;
+    below 0 it may lose."""
     effective_sample_size: float
     propensities: Propensities
     """Whether the logger wrote its probabilities down or somebody guessed them; weights of whole episodes rest on them."""
@@ -105,12 +121,14 @@ def judge(
     demands: Demands | None = None,
     *,
     basis: Basis = "episodes",
+    silent: Mapping[str, str] | None = None,
 ) -> OffPolicyVerdict:
     """Compare candidates with the logger on the same resamples of the same episodes.
 
     Promote the candidate with the best value at risk if the probability that it is worse than the logger is at most the risk
-    and nothing speaks against the numbers. Reject if every candidate is *surely* worse, on sound numbers. Otherwise say that
-    the log does not tell.
+    and nothing speaks against the numbers. K candidates get the K-th part of the risk each (Bonferroni), so that the risk is
+    that of promoting *any* worse one. Reject if every candidate is *surely* worse, on sound numbers; that takes all of them to
+    be, so nothing is shared. Otherwise say that the log does not tell.
 
     Args:
         candidates: an estimate of each, resampled from the same generator state as ``logger``.
@@ -118,12 +136,14 @@ def judge(
         diagnostics: of each candidate.
         demands: what evidence has to look like.
         basis: which weights the estimates rest on; those have to be sound.
+        silent: of candidates that have no estimate, why.
 
     Raises:
         ConfigError: no candidates, or one without diagnostics.
         ShapeError: different numbers of resamples.
     """
-    demands = demands or Demands()
+    demands, silent = demands or Demands(), silent or {}
+    candidates = {**candidates, **{name: _nothing(logger) for name in silent}}
     if not candidates or set(candidates) - set(diagnostics):
         raise ConfigError("There is nothing to judge, or no diagnostics of it.", mend="Give both for each candidate.")
     evidence = []
@@ -134,6 +154,7 @@ def judge(
                 mend="Resample all with the same generator state and number.",
             )
         gain = found.values - logger.values
+        why = (silent[name],) if name in silent else ()
         sure = np.isfinite(gain).all()
         pair = torch.from_numpy(found.values), torch.from_numpy(logger.values)
         worse = float(probability_worse(*pair)) if sure else 0.5
@@ -144,10 +165,10 @@ def judge(
                 low=found.interval.low,
                 high=found.interval.high,
                 probability_worse=worse,
-                value_at_risk=float(np.quantile(gain, demands.risk)) if sure else -np.inf,
+                value_at_risk=float(np.quantile(gain, demands.risk / len(candidates))) if sure else -np.inf,
                 effective_sample_size=diagnostics[name].effective_sample_size,
                 propensities=diagnostics[name].propensities,
-                objections=_objections(found, logger, diagnostics[name], demands, basis),
+                objections=why or _objections(found, logger, diagnostics[name], demands, basis),
             )
         )
     ranked = tuple(sorted(evidence, key=lambda one: (bool(one.objections), -one.value_at_risk, one.candidate)))
@@ -162,10 +183,12 @@ def _decide(ranked: tuple[Evidence, ...], demands: Demands, basis: Basis) -> tup
     best = ranked[0]
     if best.objections:
         return "inconclusive", f"Nothing sound is known about any candidate; of {best.candidate}: {best.objections[0]}"
-    if best.probability_worse <= demands.risk:
+    share, accepted = demands.risk / len(ranked), f"{demands.risk:g} is accepted"
+    if len(ranked) > 1:
+        accepted += f", of which each of {len(ranked)} candidates has {share:.2g}"
+    if best.probability_worse <= share:
         return "promote", (
-            f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}, "
-            f"and {demands.risk:g} is accepted."
+            f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}, and {accepted}."
             + (GUESSED if best.propensities == "estimated" and basis == "episodes" else "")
         )
     if all(not one.objections and one.probability_worse >= 1.0 - demands.risk for one in ranked):
@@ -180,7 +203,7 @@ def _decide(ranked: tuple[Evidence, ...], demands: Demands, basis: Basis) -> tup
         )
     return "inconclusive", (
         f"{best.candidate} is worse than the logger with probability {best.probability_worse:.3f}: "
-        f"too much to promote ({demands.risk:g} is accepted), and no rejection either."
+        f"too much to promote ({accepted}), and no rejection either."
     )
 
 
@@ -194,8 +217,9 @@ def _objections(
         ),
         (not np.isfinite(found.values).all(), "some resamples have no weight at all."),
         (
-            not found.defined and not logger.defined,
-            "neither the estimate nor the log varies: all returns are equal, or the log is one episode over and over.",
+            not logger.defined,
+            "the log does not vary: all returns are equal, or it is one episode over and over. What an estimate differs by is "
+            "the noise of its weights.",
         ),
         (
             (about.unlogged_mass or 0.0) > demands.most_unlogged,
@@ -210,6 +234,11 @@ def _objections(
                 "nobody looked at its step weights."
                 if negative is None
                 else f"{negative:.0%} of its step weights are negative: the features cannot say where it would be.",
+            ),
+            (
+                about.beyond > demands.most_beyond,
+                f"episodes were cut off, and {about.beyond:.0%} of the discounted time comes later: the estimate counts it, "
+                "the logger's returns do not. Decide by wdr or dr, or lower gamma.",
             ),
             (
                 _surely(about.mean_ratio, about.mean_ratio_error) < -demands.farthest_mean,
@@ -243,6 +272,10 @@ def _objections(
             ),
         ]
     return tuple(text for holds, text in claims if holds)
+
+
+def _nothing(logger: Resampled) -> Resampled:
+    return Resampled(np.nan, np.full_like(logger.values, np.nan), Interval(np.nan, -np.inf, np.inf))
 
 
 def _surely(mean: float | None, error: float | None) -> float:

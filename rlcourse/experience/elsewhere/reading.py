@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from rlcourse.environments import check_known, make
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.experience.card import DatasetCard
@@ -73,11 +75,33 @@ def read_log(
     actions = _actions(schema, env_id, sum(_width(columns[name]) for name in schema.action))
     log = flat_log(columns, schema, discrete=isinstance(actions, DiscreteActions), where=str(path))
     found = episodes_of(log, max_episode_steps=schema.max_episode_steps, cut_at_gaps=cut_at_gaps)
+    _refuse_endless(found.episodes, schema, env_id, str(path))
     details: dict[str, Any] = {"source": path.name, "source_sha256": sha256_of(path), "rows": found.rows}
     if found.dropped:
         details["last_steps_left_out"] = found.dropped
     card = DatasetCard(env_id=env_id, **DatasetCard.fields_of(actions), details=details)
     return ForeignLog(_fitting(found.episodes, card), card)
+
+
+def _refuse_endless(episodes: Episodes, schema: Schema, env_id: str, where: str) -> None:
+    """Without a word about cut-off episodes, the jump from one to the next would be learned as a step of the task."""
+    if schema.truncated or schema.episode or schema.next_observation or schema.max_episode_steps:
+        return
+    mend = "Name the column of truncated or of the episode, or say --truncated none if nothing was ever cut off."
+    limit = gym.spec(env_id).max_episode_steps if env_id != UNKNOWN and _is_known(env_id) else None
+    if limit is None:
+        if episodes.terminated.any():
+            return
+        raise DatasetInvalidError(
+            f"Nothing in {where} says where episodes were cut off.",
+            mend=f"{mend} --max-episode-steps N cuts every N steps.",
+        )
+    longest = int(episodes.lengths.max())
+    if longest > limit:
+        raise DatasetInvalidError(
+            f"Nothing in {where} says where episodes were cut off: one has {longest} steps, and {env_id} stops after {limit}.",
+            mend=f"Say --max-episode-steps {limit}. {mend}",
+        )
 
 
 def _from_minari(source: str, env_id: str, root: Path | None) -> ForeignLog:

@@ -37,7 +37,7 @@ class Schema:
     terminated: str | None = None
     """Column of 0 and 1: the task ended with this step. none if it never ends. A time limit is not an end."""
     truncated: str | None = None
-    """Column of 0 and 1: a time limit or a person cut the episode off after this step."""
+    """Column of 0 and 1: a time limit or a person cut the episode off after this step. none if nothing ever was."""
     episode: str | None = None
     """Column that names the episode; its rows need not be neighbours, but must be in order."""
     propensity: str | None = None
@@ -173,7 +173,7 @@ def resolve(schema: Schema, names: Sequence[str], where: str, *, optional: Seque
             )
 
     def found(field: str, name: str) -> list[str]:
-        if name == NONE and field == "terminated":
+        if name == NONE and field in ("terminated", "truncated"):
             return [NONE]
         if name in names:
             return [name]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlcourse.errors import DatasetInvalidError
+from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.evaluation.off_policy import (
     ESTIMATOR_NAMES,
     Demands,
@@ -177,9 +177,20 @@ def test_a_deterministic_policy_cannot_be_weighed_and_is_not_promoted() -> None:
 
 def test_every_estimator_answers_for_a_policy_with_a_density() -> None:
     log = laid(2_000, 3, seed=6)
-    found = assess(log, ESTIMATOR_NAMES, seeds=Seeds(0), fqe=FQEConfig(updates=300), resamples=500, confidence=0.99)
+    found = assess(
+        log,
+        ESTIMATOR_NAMES,
+        seeds=Seeds(0),
+        fqe=FQEConfig(updates=300),
+        resamples=500,
+        confidence=0.99,
+        policy=TARGET,
+    )
     truth, logger = true_value(-0.5, 0.5, 3), true_value(-0.3, 0.6, 3)
     assert all(math.isfinite(value.estimate) for value in found.values.values())
+    assert found.values["task"].estimate == pytest.approx(truth, rel=0.1) and "a model" in found.bounds["task"].reason
+    with pytest.raises(ConfigError, match="has to live"):
+        assess(log, ["task"], seeds=Seeds(0))
     for name in ("wis", "wpdis"):
         interval = found.values[name].interval
         assert interval.low < truth < interval.high and truth > logger

@@ -101,10 +101,13 @@ def test_a_good_model_takes_away_most_of_the_noise() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_all_agree_with_loops_written_from_the_papers(seed: int) -> None:
     log = played(problem(ending=0.3), 7, 5, 0.9, Seeds(seed).torch("episodes"))
-    model = invented(log, tail=True)
+    behind = torch.rand(log.num_episodes, generator=Seeds(seed).torch("behind"), dtype=torch.float64)
+    model = replace(invented(log, tail=True), behind=behind)
     rho, lengths = loops_ratios(log), log.mask.sum(-1).long().tolist()
     n, t_max, g = log.num_episodes, log.horizon, log.gamma
     r, q, v = log.reward, model.q, model.value
+    # What the model expects behind the time limit is taken off its values.
+    left = [[float(behind[i]) * g ** (t_max - t) for t in range(t_max)] for i in range(n)]
     paid = [sum(g**t * float(r[i, t]) for t in range(lengths[i])) for i in range(n)]
     final = [rho[i][-1] for i in range(n)]
     expected = {
@@ -123,10 +126,10 @@ def test_all_agree_with_loops_written_from_the_papers(seed: int) -> None:
     # Jiang and Li's recursion, backwards from the end of each episode.
     recursive = []
     for i in range(n):
-        after = float(model.tail[i])
+        after = 0.0
         for t in reversed(range(lengths[i])):
-            ratio = float(log.target[i, t] / log.behaviour[i, t])
-            after = float(v[i, t]) + ratio * (float(r[i, t]) + g * after - float(q[i, t]))
+            ratio, later = float(log.target[i, t] / log.behaviour[i, t]), left[i][t]
+            after = float(v[i, t]) - later + ratio * (float(r[i, t]) + g * after - float(q[i, t]) + later)
         recursive.append(after)
     assert value_of(doubly_robust(log, model)) == pytest.approx(sum(recursive) / n)
     # Thomas and Brunskill's normalised weights.
@@ -135,8 +138,8 @@ def test_all_agree_with_loops_written_from_the_papers(seed: int) -> None:
     for i in range(n):
         for t in range(lengths[i]):
             before = rho[i][t - 1] / sums[t - 1] if t else 1.0 / n
-            total += g**t * (rho[i][t] / sums[t] * float(r[i, t] - q[i, t]) + before * float(v[i, t]))
-        total += g ** lengths[i] * rho[i][-1] / sums[-1] * float(model.tail[i])
+            surprise, ahead = float(r[i, t] - q[i, t]) + left[i][t], float(v[i, t]) - left[i][t]
+            total += g**t * (rho[i][t] / sums[t] * surprise + before * ahead)
     assert value_of(weighted_doubly_robust(log, model)) == pytest.approx(total)
     # Kallus and Uehara's correction of one step at a time, whatever the weights.
     weights = torch.rand(log.reward.shape, generator=Seeds(seed).torch("weights"), dtype=torch.float64)
@@ -147,6 +150,34 @@ def test_all_agree_with_loops_written_from_the_papers(seed: int) -> None:
             then = float(v[i, t + 1]) if t + 1 < lengths[i] else float(model.tail[i])
             corrected += float(weights[i, t]) * (float(r[i, t]) + g * then - float(q[i, t]))
     assert value_of(marginalised_doubly_robust(log, weights, model)) == pytest.approx(corrected / n)
+
+
+def stopped(count: int, target: Tensor = TARGET) -> tuple[Trajectories, float]:
+    """Four steps of a life of twenty, nearly all of it cut off, and what is earned in those."""
+    mdp = problem(ending=0.05)
+    log = played(mdp, count, 4, 0.99, Seeds(6).torch("episodes"), target=target)
+    return log, float(mdp.start @ mdp.value_within(target, 0.99, 4))
+
+
+def test_what_is_earned_until_the_cut_is_estimated_without_bias_whatever_the_model_says_of_later() -> None:
+    """As for the unbiased ones above; the model's values are of a life without end, and wrong besides."""
+    log, earned = stopped(2_000 * 25)
+    behind = torch.full((log.num_episodes,), 2.0, dtype=torch.float64)
+    statistic = doubly_robust(log, replace(invented(log, tail=True), behind=behind))
+    each = statistic.numerator[:, 0].view(2_000, 25).mean(-1)
+    error = float(each.std()) / math.sqrt(len(each))
+    assert abs(float(each.mean()) - earned) < 4 * error and error < 0.03 * earned
+    wrong = replace(invented(log, tail=True), behind=behind)
+    assert value_of(weighted_doubly_robust(log, wrong)) == pytest.approx(earned, rel=0.02)
+
+
+def test_taking_off_what_comes_later_makes_doubly_robust_estimates_calm() -> None:
+    log, _ = stopped(2_000)
+    assert log.obs is not None
+    model = linear_values(log, log.obs)
+    assert model.behind is not None and 4.0 < float(model.behind[0]) == pytest.approx(float(model.tail.mean()))
+    kept = doubly_robust(log, replace(model, behind=None)).numerator.std()
+    assert doubly_robust(log, model).numerator.std() < 0.7 * kept
 
 
 def loops_ratios(log: Trajectories) -> list[list[float]]:
@@ -212,7 +243,8 @@ def test_fitted_q_evaluation_comes_to_rest_where_the_table_is(folds: int) -> Non
     model = fitted_q_evaluation(log, config, seeds=Seeds(0))
     assert model.cross_fitted == (folds == 2)
     assert value_of(direct(log, model)) == pytest.approx(value_of(linear_model(log, log.obs)), rel=0.03)
-    assert value_of(doubly_robust(log, model)) == pytest.approx(endless_truth(), rel=0.1)
+    until_the_cut = float(problem(ending=0.05).start @ problem(ending=0.05).value_within(TARGET, 0.9, 40))
+    assert value_of(doubly_robust(log, model)) == pytest.approx(until_the_cut, rel=0.1)
 
 
 def test_the_unit_of_the_rewards_is_the_unit_of_the_answer_and_nothing_else() -> None:

@@ -11,15 +11,19 @@ import torch
 
 from rlcourse.errors import ConfigError, DatasetCorruptError, ShapeError
 from rlcourse.evaluation.off_policy import (
+    MODEL_FREE,
     Basis,
     Demands,
+    FQEConfig,
     OffPolicyVerdict,
     RatioStatistic,
     Resampled,
     Trajectories,
+    assess,
     diagnose,
     expected_regrets,
     judge,
+    logger_value,
     regret_at_k,
     resample,
     weighted_importance_sampling,
@@ -47,11 +51,143 @@ def one_arm_short(count: int) -> Trajectories:
     )
 
 
+def cut_short(paid: float, *, gamma: float = 0.99, gone_on: bool = True) -> Trajectories:
+    """100 episodes of 50 steps that pay about ``paid`` each, all cut off, judged by the logger's own policy."""
+    source = rng()
+    shape, obs = (100, 50), torch.from_numpy(source.normal(size=(100, 51, 2))).float()
+    even = torch.full((100, 51, 2), 0.5, dtype=torch.float64)
+    return Trajectories(
+        target=even[:, :-1, 0],
+        behaviour=even[:, :-1, 0],
+        reward=torch.from_numpy(paid + 0.1 * source.normal(size=shape)),
+        mask=torch.ones(shape, dtype=torch.float64),
+        gamma=gamma,
+        obs=obs,
+        action=torch.from_numpy(source.integers(2, size=shape)),
+        terminated=torch.full((100,), not gone_on),
+        all_target=even,
+    ).validate()
+
+
 def verdict(log: Trajectories, demands: Demands | None = None, *, basis: Basis = "episodes") -> OffPolicyVerdict:
     found = resample(weighted_importance_sampling(log), rng=rng())
     logger = resample(RatioStatistic.mean(log.returns()), rng=rng())
     about = replace(diagnose(log), negative_share=0.0 if basis == "steps" else None)
     return judge({"new": found}, logger, {"new": about}, demands, basis=basis)
+
+
+# Episodes that were cut off
+
+
+@pytest.mark.parametrize("paid", [1.0, -1.0])
+def test_the_logger_is_neither_better_nor_worse_than_itself_where_its_episodes_were_cut_off(paid: float) -> None:
+    """Fifty steps of a hundred that gamma sees: a model says 100 where the log says 39."""
+    log = cut_short(paid)
+    settings = FQEConfig(updates=600, hidden=(32,))
+    found = assess(log, ("dr", "wdr", "linear", "mdr"), seeds=Seeds(0), fqe=settings)
+    logger = logger_value(log, seeds=Seeds(0))
+    for name in ("dr", "wdr"):
+        assert found.values[name].estimate == pytest.approx(logger.estimate, rel=0.03)
+        answer = judge({"same": found.values[name]}, logger, {"same": found.diagnostics})
+        assert answer.decision == "inconclusive" and answer.evidence[0].objections == ()
+    assert abs(found.values["linear"].estimate) > 1.5 * abs(logger.estimate)
+    answer = judge({"same": found.values["mdr"]}, logger, {"same": found.diagnostics}, basis="steps")
+    assert answer.decision == "inconclusive" and "61% of the discounted time comes later" in answer.reason
+
+
+def test_an_estimate_that_goes_on_is_fine_where_nothing_was_cut_off_or_little_is_left() -> None:
+    assert diagnose(cut_short(1.0)).beyond == pytest.approx(0.99**50)
+    assert diagnose(cut_short(1.0, gone_on=False)).beyond == 0.0
+    for log in (cut_short(1.0, gamma=0.9), cut_short(1.0, gone_on=False)):
+        assert verdict(log, basis="steps").evidence[0].objections == ()
+
+
+# Several candidates, and some about which the log is silent
+
+
+def test_the_risk_of_promoting_a_worse_one_is_shared_among_candidates() -> None:
+    """Ten candidates that are the logger in disguise. Of 200 logs at most 10 + 4 standard errors (13) promote any of them; at
+    the whole risk for each it would be some 50."""
+    promoted = {1: 0, 10: 0}
+    for seed in range(200):
+        source = rng(seed)
+        arm = source.integers(4, size=100)
+        reward = source.normal(size=100)
+        logger = resample(RatioStatistic.mean(torch.from_numpy(reward)), rng=rng(seed), resamples=300)
+        found, about = {}, {}
+        for number in range(10):
+            preferred = source.permutation(4)[arm] < 2
+            log = Trajectories.from_arrays(
+                target=np.where(preferred, 0.45, 0.05), behaviour=np.full(100, 0.25), reward=reward
+            )
+            found[str(number)] = resample(weighted_importance_sampling(log), rng=rng(seed), resamples=300)
+            about[str(number)] = diagnose(log)
+        for count in promoted:
+            some = list(found)[:count]
+            answer = judge({one: found[one] for one in some}, logger, {one: about[one] for one in some})
+            promoted[count] += answer.decision == "promote"
+    assert promoted[10] <= 23 and 1 <= promoted[1] <= 23
+
+
+def test_the_share_of_each_is_said() -> None:
+    log = bandit(400)
+    found, logger = (
+        resample(statistic, rng=rng())
+        for statistic in (weighted_importance_sampling(log), RatioStatistic.mean(log.returns()))
+    )
+    answer = judge({"a": found, "b": found}, logger, {"a": diagnose(log), "b": diagnose(log)})
+    assert answer.decision == "promote" and "each of 2 candidates has 0.025" in answer.reason
+
+
+def test_a_candidate_without_an_estimate_is_listed_with_the_reason_and_does_not_stop_the_others() -> None:
+    log = bandit(400)
+    found, logger = (
+        resample(statistic, rng=rng())
+        for statistic in (weighted_importance_sampling(log), RatioStatistic.mean(log.returns()))
+    )
+    about = {name: diagnose(log) for name in ("good", "mute")}
+    answer = judge({"good": found}, logger, about, silent={"mute": "it has no density."})
+    assert answer.candidate == "good" and [one.candidate for one in answer.evidence] == ["good", "mute"]
+    assert answer.evidence[1].objections == ("it has no density.",) and answer.evidence[1].probability_worse == 0.5
+    json.dumps(answer.to_json(), allow_nan=False)
+    alone = judge({}, logger, {"mute": diagnose(log)}, silent={"mute": "it has no density."})
+    assert alone.decision == "inconclusive" and "it has no density." in alone.reason
+
+
+@pytest.mark.parametrize("estimator", ["is", "pdis", "wis"])
+def test_equal_returns_decide_nothing_whatever_the_weights(estimator: str) -> None:
+    """All episodes pay 1; weights that vary would make importance sampling look better or worse."""
+    decisions = set()
+    for seed in range(60):
+        source = rng(seed)
+        arm = source.integers(2, size=60)
+        log = Trajectories.from_arrays(
+            target=np.where(arm == 1, 0.8, 0.2), behaviour=np.full(60, 0.5), reward=np.ones(60)
+        )
+        logger = resample(RatioStatistic.mean(log.returns()), rng=rng(seed), resamples=200)
+        found = resample(MODEL_FREE[estimator](log), rng=rng(seed), resamples=200)
+        answer = judge({"new": found}, logger, {"new": diagnose(log)})
+        decisions.add(answer.decision)
+        assert "the log does not vary" in " ".join(answer.evidence[0].objections)
+    assert decisions == {"inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("largest_share", float("nan")),
+        ("largest_share", 30.0),
+        ("most_negative", -0.1),
+        ("most_beyond", 2.0),
+        ("most_unlogged", 5.0),
+        ("fewest_episodes", -3),
+        ("fewest_effective", float("nan")),
+        ("heaviest_tail", -1.0),
+    ],
+)
+def test_demands_that_mean_nothing_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Demands(**{name: value})  # type: ignore[arg-type]  # one of several fields
 
 
 # The mean of the weights
