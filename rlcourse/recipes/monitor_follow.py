@@ -16,7 +16,8 @@ from typing import Annotated
 import tyro
 
 from rlcourse.errors import ConfigError, MissingExtraError
-from rlcourse.monitoring.drift import DriftConfig, DriftMonitor
+from rlcourse.experience.episodes import Episodes
+from rlcourse.monitoring.drift import STEADY_WINDOWS, DriftConfig, DriftMonitor
 from rlcourse.monitoring.exposing import Exposed
 from rlcourse.randomness import Seeds
 from rlcourse.recipes.common import NO_PREFIX, Common, report, say, write_report
@@ -61,7 +62,8 @@ class Follow(Common):
     root: Path | None = None
     """Folder of the data sets; by default $MINARI_DATASETS_PATH or ~/.minari/datasets."""
     num_actions: int | None = None
-    """How many actions there are. By default what the reference says, or one more than the largest that it took."""
+    """How many actions there are, where they are counted. By default what the reference says, or one more than the largest
+    that it took."""
     features: tuple[str, ...] = ()
     """What the entries of an observation are called, in their order, such as inlet_c water_c; drift is shown under these
     names. By default their numbers, from 0."""
@@ -153,25 +155,50 @@ def drift_monitor(config: Follow) -> DriftMonitor | None:
 
     Raises:
         DataError: the reference is not there, damaged, or cannot be a reference.
-        ConfigError: it is the log itself, its actions are continuous, the settings allow no alarm, or there are more or
-            fewer names than features.
+        ConfigError: it is the log itself, it took actions that there are not, the settings allow no alarm, or there are
+            more or fewer names than features.
     """
     if config.reference is None:
         return None
     episodes, told = read_reference(config.reference, config.policy, config.root, config.log)
-    taken = int(episodes.actions.max()) + 1
-    num_actions = config.num_actions or told or taken
-    if num_actions < taken:
-        raise ConfigError(f"The reference took action {taken - 1}.", mend=f"Use --num-actions {taken} or more.")
+    num_actions = _num_actions(episodes, config.num_actions, told)
+    budget = config.drift.budget
+    say(
+        f"drift: a look after {config.drift.stride_episodes} episodes or more, at most {budget.windows_per_day} a day; "
+        f"each at a level of {budget.per_window:g}, for {budget.per_day:g} false alarms a day"
+    )
+    if num_actions == 0:
+        say("drift: actions are continuous; states, actions and rewards are checked, concept drift is not")
     features = episodes.observations.shape[1]
     if config.features and len(config.features) != features:
         raise ConfigError(
             f"{len(config.features)} names for the {features} entries of an observation.",
             mend="Give --features one name for each.",
         )
-    return DriftMonitor.fit(
+    monitor = DriftMonitor.fit(
         episodes, num_actions, config.drift, seeds=Seeds(config.seed), names=config.features or None
     )
+    wanted = STEADY_WINDOWS * config.drift.window_episodes
+    if len(monitor.reference) < wanted:
+        say(
+            f"drift: the reference has {len(monitor.reference)} episodes beside windows of {config.drift.window_episodes}; one "
+            f"that is off by chance raises more alarms than stated, day after day; give {2 * wanted} episodes, of which "
+            f"{wanted} are the reference"
+        )
+    return monitor
+
+
+def _num_actions(episodes: Episodes, wanted: int | None, told: int | None) -> int:
+    """How many actions there are; 0 if they are continuous."""
+    if episodes.continuous:
+        if wanted is not None:
+            raise ConfigError("The reference's actions are continuous.", mend="Leave --num-actions out.")
+        return 0
+    taken = int(episodes.actions.max()) + 1
+    found = wanted or told or taken
+    if found < taken:
+        raise ConfigError(f"The reference took action {taken - 1}.", mend=f"Use --num-actions {taken} or more.")
+    return found
 
 
 def _baseline_cost(words: str) -> tuple[str, float]:

@@ -15,7 +15,7 @@ from rlcourse.monitoring.drift import CHECKS, DriftConfig, DriftMonitor, DriftRe
 from rlcourse.monitoring.exporter import Exporter
 from rlcourse.monitoring.streams import EpisodeRecord
 from rlcourse.randomness import Seeds
-from tests.monitoring.worlds import packed, server_rooms, small_plant
+from tests.monitoring.worlds import packed, server_rooms, small_plant, steady_plant
 
 RNG = np.random.default_rng
 EASY = DriftConfig(window_episodes=16, stride_episodes=16, budget=FalseAlarmBudget(0.2, 4), permutations=199)
@@ -147,6 +147,58 @@ def test_a_window_is_judged_when_it_is_full_and_after_every_stride() -> None:
     assert len(monitor._window) == 16
 
 
+def test_no_more_looks_are_made_than_the_budget_was_shared_out_among() -> None:
+    """Two hundred rooms: at a stride of 16 they would make twelve looks a day, three times what the level allows."""
+    rng, day_s = RNG(20), 86_400.0
+    monitor = DriftMonitor.fit(small_plant(40, rng), 2, EASY, seeds=Seeds(0))
+    log = small_plant(200, rng)
+
+    def day(number: int) -> int:
+        ends = number * day_s + day_s * np.arange(200) / 200
+        records = [EpisodeRecord(0.0, 24, "truncated", False, mature_s=float(end)) for end in ends]
+        return len(monitor.take(log, records))
+
+    assert [day(number) for number in range(20_000, 20_003)] == [4, 4, 4]
+    assert monitor.looks.skipped > 3 * 4
+
+
+def test_continuous_actions_are_watched_entry_by_entry() -> None:
+    ruler = Ruler.fit(steady_plant(60, RNG(21)), 0)
+    config = replace(EASY, permutations=499)
+    monitor = DriftMonitor(ruler, ruler.measure(steady_plant(64, RNG(22))), config, rng=RNG(23))
+    log = steady_plant(16, RNG(24))
+    further = replace(log, actions=log.actions + np.array([1.0, 0.0], np.float32))
+    good, moved = (monitor.take(window)[0] for window in (log, further))
+    assert not good.alarm
+    assert [(one.check, one.feature) for one in moved.raised] == [("actions", "0")]
+    assert set(moved.by_check()) == set(CHECKS) - {"concept"}, "what is not checked is not shown as well"
+
+
+def test_states_and_rewards_are_watched_where_actions_are_continuous() -> None:
+    ruler = Ruler.fit(steady_plant(60, RNG(26)), 0)
+    monitor = DriftMonitor(
+        ruler, ruler.measure(steady_plant(64, RNG(27))), replace(EASY, permutations=499), rng=RNG(28)
+    )
+    log = steady_plant(32, RNG(29))
+    (warmer, _) = monitor.take(replace(log, observations=log.observations + np.array([0.0, 3.0], np.float32)))
+    (_, poorer) = monitor.take(replace(log, rewards=log.rewards - np.float32(1.0)))
+    assert {one.feature for one in warmer.raised if one.check == "ks"} == {"1"}
+    assert {one.check for one in poorer.raised} == {"rewards"}
+
+
+def test_tests_of_continuous_actions_keep_their_level() -> None:
+    rng, trials = RNG(30), 200
+    ruler = Ruler.fit(steady_plant(60, rng), 0)
+    found = []
+    for _ in range(trials):
+        monitor = DriftMonitor(ruler, ruler.measure(steady_plant(32, rng)), replace(EASY, permutations=199), rng=rng)
+        report = monitor.compare(ruler.measure(steady_plant(16, rng)))
+        found.append([one.p_value for one in report.findings if one.check == "actions"])
+    for p in np.array(found).T:
+        assert abs((p <= 0.05).mean() - 0.05) < margin(0.05, trials)
+        assert abs((p <= 0.5).mean() - 0.5) < margin(0.5, trials)
+
+
 def test_the_same_seeds_make_the_same_report() -> None:
     def report() -> DriftReport:
         return DriftMonitor.fit(small_plant(40, RNG(5)), 2, EASY, seeds=Seeds(1)).take(small_plant(16, RNG(6)))[0]
@@ -211,6 +263,7 @@ def test_a_report_is_exported() -> None:
 LOG = small_plant(8, RNG(11))
 RULER = Ruler.fit(small_plant(40, RNG(12)), 2)
 UNITS = RULER.measure(LOG)
+STEADY = steady_plant(8, RNG(31))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +282,12 @@ UNITS = RULER.measure(LOG)
         (lambda: Ruler.fit(LOG, 2, thresholds=4), ConfigError),
         (lambda: Ruler.fit(LOG, 2, names=("x",)), ShapeError),
         (lambda: RULER.measure(LOG, []), ShapeError),
+        (lambda: RULER.measure(STEADY), DatasetInvalidError),
+        (lambda: Ruler.fit(STEADY, 0).measure(LOG), DatasetInvalidError),
+        (lambda: Ruler.fit(STEADY, 0).measure(replace(STEADY, actions=STEADY.actions[:, :1])), ShapeError),
+        (lambda: Ruler.fit(STEADY, 0).measure(replace(STEADY, actions=STEADY.actions * np.nan)), DatasetInvalidError),
+        (lambda: Ruler.fit(STEADY, 2), ConfigError),
+        (lambda: Ruler.fit(LOG, 0), ConfigError),
         (lambda: RULER.measure(replace(LOG, observations=LOG.observations[:, :1])), ShapeError),
         (lambda: RULER.measure(replace(LOG, observations=LOG.observations * np.nan)), DatasetInvalidError),
         (lambda: RULER.measure(replace(LOG, rewards=LOG.rewards * np.inf)), DatasetInvalidError),

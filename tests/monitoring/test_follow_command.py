@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from rlcourse.errors import ConfigError, ServerError
 from rlcourse.experience.card import DatasetCard
 from rlcourse.experience.minari_files import save_dataset
+from rlcourse.monitoring.drift import DriftConfig
 from rlcourse.monitoring.exposing import Exposed
 from rlcourse.monitoring.scraping import Target, scrape
 from rlcourse.recipes.command_line import main
@@ -43,7 +45,7 @@ def test_what_is_wrong_is_said_with_its_mend(tmp_path: Path, capsys: pytest.Capt
     assert "no/such-v0" in capsys.readouterr().err
     other = Written(tmp_path / "other")
     other.episode("a", 0.0, (1.0, 2.0), action=[0.5])
-    assert main(words(log, "--reference", tmp_path / "other")) == 2
+    assert main(words(log, "--reference", tmp_path / "other", "--num-actions", 2)) == 2
     assert "continuous" in capsys.readouterr().err
     few = Written(tmp_path / "few")
     few.episode("a", 0.0, (1.0, 2.0))
@@ -92,6 +94,20 @@ def test_what_a_reference_may_be(tmp_path: Path, kind: str) -> None:
     assert [one.feature for one in named.compare(named.reference).findings if one.check == "ks"] == list(called)
     with pytest.raises(ConfigError, match=f"{size - 1} names for the {size} entries"):
         drift_monitor(Follow(log=tmp_path, reference=name, root=tmp_path, features=called[1:]))
+
+
+def test_a_reference_that_is_small_beside_its_windows_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = DatasetCard(env_id="plant", num_actions=2, quality="healthy", behaviour="itself")
+    save_dataset("plant/healthy-v0", small_plant(32, np.random.default_rng(0)), card, root=tmp_path)
+    config = Follow(log=tmp_path, reference="plant/healthy-v0", root=tmp_path)
+    drift_monitor(config)
+    err = capsys.readouterr().err
+    assert "has 16 episodes beside windows of 32" in err and "give 512 episodes" in err
+    assert "at most 4 a day; each at a level of 0.0125, for 0.05 false alarms a day" in err
+    drift_monitor(replace(config, drift=DriftConfig(window_episodes=2, stride_episodes=2)))
+    assert "beside windows" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("features", "reference"), [(("a", "a"), "plant/healthy-v0"), (("a", "b"), None)])

@@ -313,6 +313,10 @@ def test_a_position_of_another_log_is_refused(tmp_path: Path) -> None:
         World(tmp_path / "a", saved=saved)
 
 
+LATER_S = 30_000.0
+"""When the budget of the drift checks has another look."""
+
+
 def monitor(**more: Any) -> DriftMonitor:
     healthy = small_plant(80, np.random.default_rng(1))
     config = DriftConfig(**{"window_episodes": 24, "stride_episodes": 24, **more})
@@ -328,7 +332,7 @@ def play(log: Written, episodes: Episodes, began: float, change: Callable[[Any],
                 f"day-{began}-{e}",
                 began + e,
                 observation=change(episodes.observations[step + e]).tolist(),
-                action=int(episodes.actions[step]),
+                action=episodes.actions[step].tolist(),
             )
             log.reward(
                 name,
@@ -347,8 +351,8 @@ def test_drift_is_found_in_a_log_and_not_where_there_is_none(tmp_path: Path) -> 
         check: world.registry.get_sample_value("rl_drift_alarm", {"policy": "p", "check": check}) for check in CHECKS
     }
     assert alarm == dict.fromkeys(CHECKS, 0.0)
-    play(log, small_plant(24, np.random.default_rng(3)), 300.0, lambda obs: obs + np.float32(2.0))
-    world.at(500.0)
+    play(log, small_plant(24, np.random.default_rng(3)), LATER_S, lambda obs: obs + np.float32(2.0))
+    world.at(LATER_S + 200.0)
     assert world.registry.get_sample_value("rl_drift_alarm", {"policy": "p", "check": "ks"}) == 1.0
     assert world.registry.get_sample_value("rl_drift_windows_total", {"policy": "p", "check": "ks"}) == 2.0
 
@@ -377,7 +381,7 @@ def test_a_window_that_cannot_be_checked_is_a_failure(tmp_path: Path) -> None:
     }
     assert failures == dict.fromkeys(CHECKS, 1.0)
     for n in range(24):  # nobody says what came of it
-        log.decide(f"t{n}", 300.0 + n)
-    world.at(500.0)
+        log.decide(f"t{n}", LATER_S + n)
+    world.at(LATER_S + 200.0)
     assert world.registry.get_sample_value("rl_drift_failures_total", {"policy": "p", "check": "ks"}) == 2.0
     assert world.registry.get_sample_value("rl_drift_windows_total", {"policy": "p", "check": "ks"}) is None

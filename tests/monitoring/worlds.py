@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -28,6 +30,14 @@ def small_plant(episodes: int, rng: np.random.Generator, *, steps: int = 24, mem
     actions = (states[:, :-1, 0] + 0.5 * rng.standard_normal((episodes, steps)) > 0).astype(np.int64)
     rewards = states[:, :-1, 1] - actions + 0.1 * rng.standard_normal((episodes, steps))
     return packed(states, actions, rewards)
+
+
+def steady_plant(episodes: int, rng: np.random.Generator, *, steps: int = 24) -> Episodes:
+    """The same with two continuous actions: the first follows the first feature, the second is noise."""
+    log = small_plant(episodes, rng, steps=steps)
+    first = np.delete(log.observations[:, 0], np.arange(steps, len(log.observations), steps + 1))
+    actions = np.stack([0.5 * first, 0.0 * first], axis=1) + 0.3 * rng.standard_normal((len(first), 2))
+    return replace(log, actions=actions.astype(np.float32))
 
 
 def packed(states: AnyArray, actions: AnyArray, rewards: AnyArray) -> Episodes:

@@ -13,7 +13,8 @@ from the mean day. And the reference must hold every season that is not to raise
 from rlcourse.monitoring.drift.actions import action_counts, chi_square, total_variation
 from rlcourse.monitoring.drift.concept import FittedQ
 from rlcourse.monitoring.drift.correction import CORRECTIONS, Correction, FalseAlarmBudget, benjamini_hochberg, holm
-from rlcourse.monitoring.drift.monitor import CHECKS, DriftConfig, DriftMonitor, DriftReport
+from rlcourse.monitoring.drift.looks import Looks
+from rlcourse.monitoring.drift.monitor import CHECKS, STEADY_WINDOWS, DriftConfig, DriftMonitor, DriftReport
 from rlcourse.monitoring.drift.permutation import permuted_means, permuted_mmd, shuffles
 from rlcourse.monitoring.drift.reservoir import Reservoir
 from rlcourse.monitoring.drift.samples import autocorrelation_time, one_per_episode, thinned
@@ -34,6 +35,7 @@ __all__ = [
     "ALL",
     "CHECKS",
     "CORRECTIONS",
+    "STEADY_WINDOWS",
     "Correction",
     "DriftConfig",
     "DriftMonitor",
@@ -41,6 +43,7 @@ __all__ = [
     "FalseAlarmBudget",
     "Finding",
     "FittedQ",
+    "Looks",
     "QuantileBins",
     "Reservoir",
     "Ruler",

@@ -93,7 +93,10 @@ class FittedQ:
     def _steps(self, episodes: Episodes) -> tuple[Array, Array, Array]:
         """``(S', A P)`` features of each step and of the next (0 after a terminal one), and ``(S',)`` rewards."""
         if episodes.continuous:
-            raise DatasetInvalidError("Actions are continuous numbers.", mend="Watch the states and rewards alone.")
+            raise DatasetInvalidError(
+                "Actions are continuous numbers, and Q is fitted action by action.",
+                mend="Use a Ruler of 0 actions: it watches states, actions and rewards.",
+            )
         observations = rows_of(episodes.observations, "observations")
         if observations.shape[1] != len(self.mean):
             raise ShapeError(

@@ -5,8 +5,12 @@ Twelve tests at 5 % on each of 24 windows raise 14 false alarms a day, and nobod
 - *within a window*, Holm keeps the chance of any false finding at the level; Benjamini-Hochberg keeps the share of false
   ones among all findings there, which lets more through once something is wrong. If nothing is wrong at all, every finding
   is false, so both bound the chance of a false alarm.
-- *over a day*, the level is shared out: with N windows each gets one N-th (:class:`FalseAlarmBudget`). That holds however
-  the windows depend on each other, overlapping ones and a common reference included.
+- *over a day*, the level is shared out: with N windows each gets one N-th (:class:`FalseAlarmBudget`), and no more than N are
+  looked at (:class:`~rlcourse.monitoring.drift.looks.Looks`). That holds however the windows depend on each other,
+  overlapping ones included.
+
+It is an average over references. One reference stays for years, and the one that is off by chance raises more alarms than
+stated, day after day. The more episodes it has beside a window, the less: the book has the measured spread.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ class FalseAlarmBudget:
     per_day: float = 0.05
     """Probability of any false alarm in a day: 0.05 is one such day in 20. Raising it finds faults sooner."""
     windows_per_day: int = 4
-    """How often a day all checks are made. More of them find faults sooner, and each must be stricter."""
+    """How often a day all checks are made, at most; what would be more is not looked at (:class:`Looks`). More of them find
+    faults sooner, and each must be stricter."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.per_day < 1.0 or self.windows_per_day < 1:
