@@ -80,7 +80,11 @@ class PolicyReplica:
 
     @serve.batch(max_batch_size=BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
     async def decide(self, asked: list[Asked]) -> list[dict[str, Any]]:
-        """Those that wait at the same time are answered at once, the greedy apart from the others."""
+        """Those that wait at the same time are answered at once."""
+        return self.answers(asked)
+
+    def answers(self, asked: list[Asked]) -> list[dict[str, Any]]:
+        """One for each request, in their order: the greedy in one call, the others in another."""
         answers: dict[int, dict[str, Any]] = {}
         for greedy in (True, False):
             places = [place for place, one in enumerate(asked) if one.greedy is greedy]

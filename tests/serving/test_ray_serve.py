@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from rlcourse.deployment.numpy_policy import NumpyPolicy
@@ -156,6 +158,55 @@ def test_a_replica_knows_the_words_of_the_http_service(kind: str, tmp_path: Path
     assert asked.mask is not None and asked.mask.all() and asked.deadline_s == 0.05
     assert (asked.memory is None) == (kind == "tanh")
     assert not read(known, f'{{"observation": {ROW}, "greedy": false}}'.encode()).greedy
+
+
+def answered(source: Path, *bodies: object) -> list[dict[str, Any]]:
+    """What one replica says to requests that come together; without Ray around it."""
+    from rlcourse.serving.ray_serve import PolicyReplica, read
+
+    replica = PolicyReplica(str(source))
+    return replica.answers([read(replica.policy, json.dumps(body).encode()) for body in bodies])
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "tanh", "squashed-gaussian"])
+def test_rows_that_are_answered_together_are_answered_as_if_alone(kind: str, tmp_path: Path) -> None:
+    known = policy(kind, tmp_path)
+    rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    whole = known.act(rows, greedy=True)
+    bodies: list[dict[str, Any]] = [{"observation": rows[0].tolist()}, {"observation": rows[1:5].tolist()}]
+    bodies += [{"observation": row.tolist(), "deterministic": n % 2 == 0} for n, row in enumerate(rows[5:])]
+    said = answered(tmp_path / kind, *bodies)
+    assert np.shape(said[1]["action"]) == np.shape(whole.actions[1:5])
+    np.testing.assert_allclose(said[1]["action"], whole.actions[1:5], rtol=1e-5, atol=1e-6)
+    for n, body in enumerate(bodies):
+        if n != 1 and body.get("deterministic", True):
+            np.testing.assert_allclose(said[n]["action"], whole.actions[0 if n == 0 else n + 3], rtol=1e-5, atol=1e-6)
+    if whole.probabilities is not None:
+        drawn = [said[n]["probabilities"] for n in range(2, 9)]
+        np.testing.assert_allclose(drawn, whole.probabilities[5:], rtol=1e-5, atol=1e-6)
+    if whole.memory is not None:
+        np.testing.assert_allclose(said[1]["memory"], whole.memory[1:5], rtol=1e-5, atol=1e-6)
+        again = {"observation": rows[:4].tolist(), "memory": said[1]["memory"]}
+        (following,) = answered(tmp_path / kind, again)
+        wanted = known.act(rows[:4], greedy=True, memory=whole.memory[1:5]).actions
+        assert following["action"] == wanted.tolist()
+
+
+def test_what_is_late_is_said_to_be(tmp_path: Path) -> None:
+    from rlcourse.serving.ray_serve import PolicyReplica
+
+    class Hanging(PolicyReplica):
+        async def decide(self, asked: Any) -> Any:
+            await asyncio.Event().wait()
+
+    class Request:
+        async def body(self) -> bytes:
+            return b'{"observation": [0, 0, 0, 0], "deadline_ms": 1}'
+
+    policy("tanh", tmp_path)
+    replica: Any = Hanging(str(tmp_path / "tanh"))
+    response = asyncio.run(replica(Request()))
+    assert (response.status_code, json.loads(response.body)["error"]) == (504, "The deadline passed.")
 
 
 @pytest.mark.parametrize(
