@@ -26,12 +26,14 @@ from rlcourse.release.adapters.prometheus import EvidenceConfig, PrometheusEvide
 from rlcourse.release.adapters.returns import MonitorReturns, usual_returns
 from rlcourse.release.adapters.service import ServiceRouter
 from rlcourse.release.adjusting import Variates
+from rlcourse.release.apprentice import ApprenticeConfig
 from rlcourse.release.audit import read_audit
 from rlcourse.release.controller import Controller, Override
 from rlcourse.release.evidence import evidence_from_json, read_object, verdict_from_json
 from rlcourse.release.gates import GateAnswer, LiveEvidence
 from rlcourse.release.matching import Variation
 from rlcourse.release.planning import Goal, plan_release
+from rlcourse.release.proposals import ProposalQueue
 from rlcourse.release.routing import FileRouter, Router
 from rlcourse.release.stages import Release, blue_green, staged
 from rlcourse.release.state import killed
@@ -139,6 +141,11 @@ class Start(ByPerson):
     """Chance of finding a difference where there is none."""
     shadow_requests: int = 0
     """Mirror so many requests first; HAProxy cannot."""
+    apprentice: bool = False
+    """Before the first canary, let the candidate earn autonomy: it imitates, then proposes, and people approve and veto with
+    rlcourse release apprentice FOLDER/apprentice. release step --log brings what it would have done; HAProxy cannot."""
+    apprenticeship: ApprenticeConfig = field(default_factory=ApprenticeConfig)
+    """--apprentice: what has to be shown."""
     bake_days: int = 7
     """With nearly all traffic, before the incumbent goes."""
     least_hours: float = 1.0
@@ -170,10 +177,14 @@ class Start(ByPerson):
         self._check_sessions()
         if self.monitor is not None and not (self.usual is None and self.sd is None):
             raise ConfigError("What is usual was named twice.", mend="Use --monitor, or --usual and --sd.")
-        if self.router.kind == "haproxy" and self.shadow_requests > 0:
+        if self.apprentice and self.strategy == "blue-green":
             raise ConfigError(
-                "HAProxy cannot mirror requests to a shadow.",
-                mend="Leave --shadow-requests out, or release through the service: --router.kind service.",
+                "A blue-green release has no apprentice.", mend="Leave --apprentice out, or use a canary."
+            )
+        if self.router.kind == "haproxy" and (self.shadow_requests > 0 or self.apprentice):
+            raise ConfigError(
+                "HAProxy cannot mirror requests to a shadow or an apprentice.",
+                mend="Leave --shadow-requests and --apprentice out, or release through the service: --router.kind service.",
             )
         if self.router.kind == "service" and self.policy_name != self.router.policy:
             raise ConfigError(
@@ -248,6 +259,7 @@ class Start(ByPerson):
             self.incumbent,
             plan,
             shadow_requests=self.shadow_requests,
+            apprentice=self.apprentice,
             approve_from=self.approve_from,
         )
 
@@ -278,7 +290,10 @@ class Step(OfRelease):
     safety: bool = False
     """Wait for rl_safety_violations_total, too, and hold while nobody writes it. For --prometheus, where rewards say how many
     violations a decision led to, and rlcourse monitor follow counts them. Without it, and while nobody counts any, every answer
-    and the audit log say that safety is not watched."""
+    that does not go back, and the audit log, say that safety is not watched."""
+    log: Path | None = None
+    """Folder of the service's decision log, for a stage in which an apprentice earns autonomy: what it would have done is
+    compared with what was done, and later put before people."""
     every: float | None = None
     """Ask again after so many seconds, until the release has ended. Whatever goes wrong in one step is said and tried again in
     the next. Ctrl-C ends the asking and not the release; ask again, and it goes on where it is."""
@@ -392,6 +407,8 @@ def start(config: Start) -> Controller:
     settings["policy"] = config.policy_name
     settings["variates"] = None if variates is None else plain(variates)
     write_json(config.folder / "settings.json", settings)
+    if any(stage.kind == "apprentice" for stage in release.stages):
+        ProposalQueue(config.folder / "apprentice").begin(config.apprenticeship)
     return Controller.start(config.folder, release, router, who=config.who, why=config.why)
 
 
@@ -447,6 +464,10 @@ def _step(config: Step) -> GateAnswer:
         raise ConfigError("There are two sources of evidence.", mend="Use either --evidence or --prometheus.")
     controller, verdict = _controller(config.folder), _verdict(config.folder)
     policy = _policy(config)
+    if config.log is not None:
+        from rlcourse.recipes.release_hearing import listen
+
+        listen(controller, config.log, policy)
     if config.prometheus is None:
         try:
             evidence = _evidence(config, controller.release.variation)

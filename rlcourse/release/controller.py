@@ -7,6 +7,7 @@ On the disk, in one folder::
     audit.jsonl    what happened, sealed line by line
     KILL           the kill switch: if this file exists, the next step goes back, whatever else is true
     lock           held while somebody decides
+    apprentice/    of a release with such a stage: what the candidate proposes, and what people say to it
 
 Every change takes the same way, and only the first step decides anything::
 
@@ -35,8 +36,10 @@ from typing import Any, Literal, get_args
 from rlcourse.errors import ConfigError, DatasetCorruptError, ServerError, StorageError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
 from rlcourse.files import storage_errors, write_json
+from rlcourse.release.apprentice import Apprentice
 from rlcourse.release.audit import AuditEntry, append_audit, read_audit
 from rlcourse.release.gates import GateAnswer, LiveEvidence, Reason, decide, seen_at, unwatched
+from rlcourse.release.proposals import ProposalQueue
 from rlcourse.release.routing import Router
 from rlcourse.release.stages import Release
 from rlcourse.release.state import ReleaseState, Status, killed, locked, read_release, read_state
@@ -264,7 +267,7 @@ class Controller:
     def _noted(self, state: ReleaseState, evidence: LiveEvidence | None) -> ReleaseState:
         """When everything was seen last, written down: whoever asks next may be another process."""
         stage = self.release.stages[state.stage]
-        seen_s = min(seen_at(evidence, stage.demand, self.release.gate, acts=stage.kind != "shadow"), self.clock())
+        seen_s = min(seen_at(evidence, stage.demand, self.release.gate, acts=stage.acts), self.clock())
         if seen_s <= (-math.inf if state.seen_s is None else state.seen_s):
             return state
         noted = replace(state, seen_s=seen_s)
@@ -272,21 +275,33 @@ class Controller:
         return noted
 
     def _ask(self, state: ReleaseState, evidence: LiveEvidence | None, verdict: OffPolicyVerdict | None) -> GateAnswer:
-        acts = self.release.stages[state.stage].kind != "shadow"
+        stage = self.release.stages[state.stage]
         answer = decide(
             evidence,
             now_s=self.clock(),
             since_s=state.since_s,
-            demand=self.release.stages[state.stage].demand,
+            demand=stage.demand,
             variation=self.release.variation,
             config=self.release.gate,
             verdict=verdict,
             candidate=self.release.candidate,
             approved=state.approved,
-            acts=acts,
+            acts=stage.acts,
             seen_s=-math.inf if state.seen_s is None else state.seen_s,
+            apprentice=self._apprentice() if stage.kind == "apprentice" else None,
         )
-        return answer.beside(*unwatched(evidence, acts=acts))
+        return answer if answer.answer == "roll_back" else answer.beside(*unwatched(evidence, acts=stage.acts))
+
+    @property
+    def apprenticeship(self) -> ProposalQueue:
+        """What the candidate proposes, in a stage in which it earns autonomy."""
+        return ProposalQueue(self.folder / "apprentice", clock=self.clock)
+
+    def _apprentice(self) -> Apprentice | None:
+        try:
+            return self.apprenticeship.look().apprentice
+        except ConfigError:  # it has not begun
+            return None
 
     def _act(self, state: ReleaseState, answer: GateAnswer) -> None:
         lasted = self.clock() - state.since_s >= self.release.stages[state.stage].least_s
@@ -323,7 +338,7 @@ class Controller:
             asking = replace(state, status="awaiting", question="stage", said=())
             return self._commit(asking, who, f"{what}: ask to begin {stages[stage].kind}", why, data)
         now_s, acts_since_s = self.clock(), state.acts_since_s
-        if acts_since_s is None and stages[stage].kind != "shadow":
+        if acts_since_s is None and stages[stage].acts:
             acts_since_s = now_s
         begun = ReleaseState(
             "running",

@@ -26,13 +26,15 @@ import numpy.typing as npt
 
 from rlcourse.errors import ConfigError
 from rlcourse.evaluation.off_policy.verdict import OffPolicyVerdict
+from rlcourse.release.apprentice import Apprentice
 from rlcourse.release.matching import Contrast, Tally, Variation, matched
 from rlcourse.release.rooms import attainable, matched_rooms
 from rlcourse.release.sequential import Array, contrast_radius, likelihood_ratio, tuned_mixture
 
 Answer = Literal["promote", "hold", "roll_back"]
-Prove = Literal["no_harm", "gain", "service"]
-"""No harm in the returns, a gain in the returns, or nothing but a healthy service (where no returns can be compared)."""
+Prove = Literal["no_harm", "gain", "service", "autonomy"]
+"""No harm in the returns, a gain in the returns, nothing but a healthy service (where no returns can be compared), or that
+people agree (:mod:`rlcourse.release.apprentice`)."""
 Booleans = npt.NDArray[np.bool_]
 SAFETY_NOT_WATCHED = "safety_not_watched"
 
@@ -113,6 +115,11 @@ class Demand:
             raise ConfigError(
                 "A stage that asks for less than nothing.", mend="Use 0 or more of information and requests."
             )
+
+    @property
+    def compares(self) -> bool:
+        """Whether returns have to be known."""
+        return self.prove in ("no_harm", "gain")
 
 
 @dataclass(frozen=True)
@@ -230,6 +237,7 @@ def decide(
     approved: bool = False,
     acts: bool = True,
     seen_s: float = -math.inf,
+    apprentice: Apprentice | None = None,
 ) -> GateAnswer:
     """One decision.
 
@@ -246,6 +254,7 @@ def decide(
         acts: the candidate's decisions are carried out. Those of a shadow are not: nothing can come of them, so that nobody
             counts violations and none are waited for.
         seen_s: when evidence of which nothing was missing was measured last, before this one (:func:`seen_at`).
+        apprentice: where it stands, in a stage in which it earns autonomy; ``None``: it has not begun.
     """
     if evidence is not None and evidence.variation is not None:
         variation = evidence.variation
@@ -262,7 +271,7 @@ def decide(
             late = Reason("blind_too_long", text, {"age_s": age, "most_s": config.blind_s})
             return GateAnswer("roll_back", (late, *blind))
         return GateAnswer("hold", tuple(blind))
-    if evidence is not None and evidence.objection is not None and demand.prove != "service":
+    if evidence is not None and evidence.objection is not None and demand.compares:
         return GateAnswer("hold", (evidence.objection,))
     doubts = [] if approved else _doubts(verdict, candidate)
     if doubts:
@@ -272,6 +281,8 @@ def decide(
     if requests < demand.requests:
         text = f"{requests} requests were answered, {demand.requests} are demanded."
         return GateAnswer("hold", (Reason("collecting", text, {"requests": requests, "demanded": demand.requests}),))
+    if demand.prove == "autonomy":
+        return _autonomy(apprentice)
     if demand.prove == "service":
         text = f"{requests} requests were answered, and no promise was broken."
         return GateAnswer("promote", (Reason("service_healthy", text, {"requests": requests}),))
@@ -293,7 +304,7 @@ def decide(
 
 
 def unwatched(evidence: LiveEvidence | None, *, acts: bool = True) -> tuple[Reason, ...]:
-    """What is to be said along with every answer: that nobody looks after safety.
+    """What is to be said along with an answer that lets the candidate go on: that nobody looks after safety.
 
     Args:
         evidence: the newest there is.
@@ -341,6 +352,19 @@ def _hard_stops(evidence: LiveEvidence, variation: Variation, config: GateConfig
     return found
 
 
+def _autonomy(apprentice: Apprentice | None) -> GateAnswer:
+    if apprentice is None:
+        return GateAnswer("hold", (Reason("apprentice_unknown", "Nothing is known of what the apprentice proposes."),))
+    numbers = {"accepted": apprentice.accepted, "refused": apprentice.refused, "waiting": len(apprentice.waiting)}
+    if apprentice.level == "autonomous":
+        return GateAnswer("promote", (Reason("autonomy_earned", "The apprentice has earned to act alone.", numbers),))
+    text = (
+        f"The apprentice is to {apprentice.level}: {apprentice.accepted} accepted and {apprentice.refused} refused at this "
+        f"level, {len(apprentice.waiting)} waiting for a person."
+    )
+    return GateAnswer("hold", (Reason("earning_autonomy", text, numbers),))
+
+
 def _compared(evidence: LiveEvidence, variation: Variation) -> Contrast:
     if variation.rooms is not None and evidence.rooms is not None:
         return matched_rooms(evidence.rooms, variation)
@@ -375,7 +399,7 @@ def _blindness(
 
 def _missing(evidence: LiveEvidence, demand: Demand, config: GateConfig, *, acts: bool) -> list[Reason]:
     missing = [objective.name for objective in config.objectives if objective.name not in evidence.counts]
-    missing += ["returns"] * (evidence.tally is None and demand.prove != "service") + ["violations"] * (
+    missing += ["returns"] * (evidence.tally is None and demand.compares) + ["violations"] * (
         evidence.violations is None and evidence.safety_watched and acts
     )
     found = [Reason("evidence_missing", f"Nothing is known of {name}.") for name in missing]

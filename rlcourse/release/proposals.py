@@ -15,11 +15,11 @@ passed, and reads what is to be done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlcourse.errors import ConfigError, DatasetCorruptError
 from rlcourse.files import write_json
@@ -27,6 +27,21 @@ from rlcourse.release.apprentice import Apprentice, ApprenticeConfig, Level, Lin
 from rlcourse.release.audit import AuditEntry, append_audit, read_audit
 from rlcourse.release.evidence import read_object
 from rlcourse.release.state import locked
+
+ASKED_AT_ONCE = 5
+"""Proposals that wait for people at the same time, of those that come from a log: nobody reads the forty-first."""
+HEARD_AT_ONCE = 200
+"""Imitations that one call compares: each is written down and sealed."""
+
+
+class Heard(NamedTuple):
+    """What an apprentice said to a request that somebody else decided."""
+
+    id: str
+    action: int
+    """Its own."""
+    done: int
+    """What was carried out."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +71,31 @@ class ProposalQueue:
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.folder, self.clock = folder, clock
 
+    def begin(self, demands: ApprenticeConfig) -> Standing:
+        """Write down what has to be shown; an apprenticeship that has begun goes by its own demands."""
+        with self._opened(demands) as standing:
+            return standing
+
     def look(self) -> Standing:
         """Settle what nobody answered in time, and no more."""
         with self._opened() as standing:
             return standing
 
-    def tell(self, what: Said, *, who: str, why: str, demands: ApprenticeConfig) -> Standing:
+    def tell(
+        self, what: Said, *, who: str, why: str, demands: ApprenticeConfig | None = None, request: str | None = None
+    ) -> Standing:
         """Write down what became of an action that never waited here, as all do while the apprentice imitates.
 
         Args:
             what: became of it.
             who: says so.
             why: the reason.
-            demands: of the apprentice, if this is its first answer.
+            demands: of the apprentice, if this is its first answer; ``None``: it has begun.
+            request: that it was about, so that it is counted once.
         """
+        data = {} if request is None else {"request": request}
         with self._opened(demands) as standing:
-            return self._append(standing, after(standing.apprentice, Line(what)), what, who, why, {})
+            return self._append(standing, after(standing.apprentice, Line(what)), what, who, why, data)
 
     def propose(self, id: str, action: int, *, who: str) -> Standing:
         """Put an action before a person; an autonomous apprentice's is settled at once.
@@ -154,6 +178,34 @@ class ProposalQueue:
         return Standing(
             state, (*standing.entries, entry), (*standing.levels, state.level), (*standing.settled, *settled)
         )
+
+
+def hear(queue: ProposalQueue, heard: Sequence[Heard], *, who: str) -> Standing:
+    """Compare an apprentice that imitates with what was done; put the newest words of one that proposes before people.
+
+    Every request counts once, however often it is heard.
+
+    Args:
+        queue: of an apprenticeship that has begun.
+        heard: from the log, in order.
+        who: proposes.
+    """
+    standing = queue.look()
+    known = {entry.data.get(key) for entry in standing.entries for key in ("request", "proposal")}
+    fresh = [one for one in heard if one.id not in known]
+    compared = 0
+    while standing.apprentice.level == "imitate" and compared < min(len(fresh), HEARD_AT_ONCE):
+        one = fresh[compared]
+        agrees = one.action == one.done
+        why = "" if agrees else f"{one.action} where {one.done} was done"
+        standing = queue.tell("approved" if agrees else "overridden", who="log", why=why, request=one.id)
+        compared += 1
+    if standing.apprentice.level not in ("approve", "veto"):
+        return standing
+    room = ASKED_AT_ONCE - len(standing.apprentice.waiting)
+    for one in fresh[compared:][-room:] if room > 0 else []:
+        standing = queue.propose(one.id, one.action, who=who)
+    return standing
 
 
 def _line(entry: AuditEntry) -> Line:

@@ -4,6 +4,8 @@
 kind             share      passes when
 ===============  =========  ========================================================================================
 ``shadow``       0          the candidate has answered enough mirrored requests and broken no promise of the service
+``apprentice``   0          people, or the log, have agreed with it often enough that it may act alone
+                            (:mod:`rlcourse.release.apprentice`); it is asked as a shadow is, and proposes
 ``canary``       grows      enough information has come in and no harm showed; or a gain is proven early
 ``ab``           a half     a gain is proven, or for certain no more than the margin is lost; if all planned episodes tell
                             neither, a person decides
@@ -32,7 +34,7 @@ from rlcourse.release.matching import Contrast, Variation
 from rlcourse.release.planning import ReleasePlan, arm_size
 from rlcourse.release.routing import Routing
 
-StageKind = Literal["shadow", "canary", "ab", "bake", "blue_green"]
+StageKind = Literal["shadow", "apprentice", "canary", "ab", "bake", "blue_green"]
 DAY_S = 86_400.0
 
 
@@ -54,11 +56,16 @@ class Stage:
     """Of the candidate, at the planned length."""
 
     def __post_init__(self) -> None:
-        fitting = {"shadow": self.share == 0.0, "blue_green": self.share == 1.0}
+        fitting = {"shadow": self.share == 0.0, "apprentice": self.share == 0.0, "blue_green": self.share == 1.0}
         if not fitting.get(self.kind, 0.0 < self.share < 1.0):
             raise ConfigError(
                 f"A stage {self.kind} with a share of {self.share}.",
-                mend="A shadow has 0, blue-green has 1, all others something between.",
+                mend="A shadow and an apprentice have 0, blue-green has 1, all others something between.",
+            )
+        if (self.kind == "apprentice") != (self.demand.prove == "autonomy"):
+            raise ConfigError(
+                f"A stage {self.kind} that has to show {self.demand.prove}.",
+                mend="Autonomy is what an apprentice earns, and nobody else.",
             )
         if self.kind in ("shadow", "blue_green") and self.demand.prove != "service":
             raise ConfigError(
@@ -67,6 +74,11 @@ class Stage:
             )
         if not self.least_s >= 0.0:
             raise ConfigError(f"A stage of {self.least_s} s at least.", mend="Use 0 or more.")
+
+    @property
+    def acts(self) -> bool:
+        """Whether what the candidate decides is carried out."""
+        return self.kind not in ("shadow", "apprentice")
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Release:
         stage = self.stages[index]
         if stage.share == 1.0:
             return Routing(self.candidate, self.incumbent, 0.0, self.name)
-        if stage.kind == "shadow":
+        if not stage.acts:
             return Routing(self.incumbent, shadow=self.candidate)
         return Routing(self.incumbent, self.candidate, stage.share, self.name)
 
@@ -118,9 +130,16 @@ class Release:
 
 
 def staged(
-    name: str, candidate: str, incumbent: str, plan: ReleasePlan, *, shadow_requests: int = 0, approve_from: float = 0.5
+    name: str,
+    candidate: str,
+    incumbent: str,
+    plan: ReleasePlan,
+    *,
+    shadow_requests: int = 0,
+    apprentice: bool = False,
+    approve_from: float = 0.5,
 ) -> Release:
-    """A release along a plan: a shadow if asked for, the planned canaries, the A/B test, the bake.
+    """A release along a plan: a shadow and an apprenticeship if asked for, the planned canaries, the A/B test, the bake.
 
     Args:
         name: of the release.
@@ -128,9 +147,12 @@ def staged(
         incumbent: the version that is live.
         plan: from the power calculation.
         shadow_requests: to be mirrored first; 0 leaves the shadow out.
+        apprentice: whether autonomy has to be earned before the first canary.
         approve_from: stages with this share or more need a person's agreement to begin; above 1, none does.
     """
     stages = [Stage("shadow", 0.0, Demand("service", 0.0, shadow_requests))] if shadow_requests else []
+    if apprentice:
+        stages.append(Stage("apprentice", 0.0, Demand("autonomy", 0.0)))
     for planned in plan.stages:
         kind: StageKind = "ab" if planned.demand.prove == "gain" else "canary"
         asks = planned.share >= approve_from

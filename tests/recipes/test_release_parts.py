@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlcourse.errors import DatasetInvalidError
+from rlcourse.recipes import release_hearing
 from rlcourse.recipes.command_line import main
 from rlcourse.release.apprentice import ApprenticeConfig, Line, replay
-from rlcourse.release.audit import AuditEntry, append_audit
+from rlcourse.release.audit import AuditEntry, append_audit, read_audit
+from rlcourse.release.proposals import Heard
+from rlcourse.release.routing import FileRouter, Routing
 from rlcourse.serving import wire
 from tests.monitoring.logs import Written
 from tests.recipes.test_release import PERSON, START
@@ -106,6 +111,106 @@ def test_a_queue_that_people_answer(
     }
 
 
+def heard(folder: Path, own: list[int], *, began: float, number: int = 0) -> None:
+    """The service did 0 each time; the shadow would have done its own."""
+    log = Written(folder, number=number, count=100 * number)
+    for place, action in enumerate(own):
+        name = log.decide("room-7", began + place, action=0, policy="rl_policy")
+        line = wire.ShadowLine(name, began + place + 0.1, "rl_policy", "v2", action, 0.5, 2.0)
+        log.add(wire.encode(line) + b"\n")
+
+
+def test_a_release_in_which_the_candidate_earns_its_autonomy_before_it_may_act(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, log, began = tmp_path / "r7", tmp_path / "decisions", time.time()
+    queue = folder / "apprentice"
+    quick = (
+        "--apprentice",
+        "--apprenticeship.good",
+        0.1,
+        "--apprenticeship.too-many",
+        0.5,
+        "--apprenticeship.alpha",
+        0.2,
+    )
+    asked(capsys, "start", folder, *START, *PERSON, *quick)
+    assert (FileRouter(folder / "routing.json").current()) == Routing("v1", shadow="v2")  # it proposes and does not act
+
+    def step() -> dict[str, Any]:
+        evidence = tmp_path / "evidence.json"
+        counts = {name: {"bad": 0, "total": 100} for name in ("latency", "errors", "fallbacks")}
+        evidence.write_text(json.dumps({"measured_at_s": time.time(), "counts": counts}))
+        return asked(capsys, "step", folder, "--evidence", evidence, "--log", log)
+
+    heard(log, [0, 0, 1, 0], began=began - 1_000.0)  # from before the release: not this apprenticeship
+    heard(log, [0, 1, 0], began=began + 1.0, number=1)
+    step()
+    asked(capsys, "approve", folder, "--why", "the simulator agrees")
+    assert step()["gate"]["reasons"][0]["code"] == "earning_autonomy"
+    stands = asked(capsys, "apprentice", queue)
+    assert (stands["level"], stands["accepted"], stands["refused"]) == ("imitate", 2, 1)  # each request counts once
+    heard(log, [0, 0, 0, 0, 3, 2, 1], began=began + 10.0, number=2)
+    step()
+    stands = asked(capsys, "apprentice", queue)
+    assert stands["level"] == "approve"
+    assert [one["action"] for one in stands["waiting"]] == [3, 2, 1]
+    for one in stands["waiting"]:
+        asked(capsys, "apprentice", queue, "--answer", one["id"], "approve", "--who", "mia")
+    heard(log, [1, 1, 1, 1], began=began + 20.0, number=3)
+    found = step()
+    assert found["gate"]["reasons"][0]["numbers"]["waiting"] == 4.0
+    assert (found["gate"]["answer"], asked(capsys, "apprentice", queue)["level"]) == ("hold", "veto")
+    first, *others = asked(capsys, "apprentice", queue)["waiting"]
+    asked(capsys, "apprentice", queue, "--answer", first["id"], "veto", "--why", "the door was open")
+    for one in others:
+        asked(capsys, "apprentice", queue, "--answer", one["id"], "approve", "--who", "mia")
+    for number in range(4, 6):
+        heard(log, [2, 2], began=began + 10.0 * number, number=number)
+        step()
+        for one in asked(capsys, "apprentice", queue)["waiting"]:
+            asked(capsys, "apprentice", queue, "--answer", one["id"], "approve", "--who", "mia")
+    assert asked(capsys, "apprentice", queue)["level"] == "autonomous"
+    found = step()
+    assert found["gate"]["reasons"][0]["code"] == "autonomy_earned"
+    assert FileRouter(folder / "routing.json").current() == Routing("v1", "v2", 0.02, "r7")
+    said = [entry.why for entry in read_audit(folder / "audit.jsonl").entries]
+    assert any("The apprentice is to imitate: 2 accepted and 1 refused" in why for why in said)
+
+
+def test_what_a_person_did_instead_is_what_an_apprentice_imitates(tmp_path: Path) -> None:
+    log = Written(tmp_path)
+    name = log.decide("room-7", 5.0, action=0)
+    log.add(wire.encode(wire.ShadowLine(name, 5.1, "p", "v2", 3, 0.5, 2.0)) + b"\n")
+    log.add(wire.encode(wire.ShadowLine("lost", 5.1, "p", "v2", 3, 0.5, 2.0)) + b"\n")
+    failed = log.decide("room-7", 6.0, action=0)
+    log.add(wire.encode(wire.ShadowLine(failed, 6.1, "p", "v2", None, None, 2.0)) + b"\n")
+    many = log.decide("room-7", 7.0, action=[1, 2], propensity=[0.5, 0.5])
+    log.add(wire.encode(wire.ShadowLine(many, 7.1, "p", "v2", [1, 4], [0.5, 0.5], 2.0)) + b"\n")
+    log.reward(name, 5.5, 1.0, executed=wire.Executed(3, "operator"))
+    found = release_hearing.heard(tmp_path, "v2", policy="p", since_s=0.0)
+    assert found == [Heard(name, 3, 3), Heard(f"{many}-0", 1, 1), Heard(f"{many}-1", 4, 2)]
+    assert release_hearing.heard(tmp_path, "v2", policy="p", since_s=10.0) == []
+    smooth = log.decide("room-7", 8.0, action=[0.5])
+    log.add(wire.encode(wire.ShadowLine(smooth, 8.1, "p", "v2", [0.4], None, 2.0)) + b"\n")
+    with pytest.raises(DatasetInvalidError, match="continuous"):
+        release_hearing.heard(tmp_path, "v2", policy="p", since_s=0.0)
+
+
+def test_an_apprentice_that_has_not_begun_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "r7"
+    asked(capsys, "start", folder, *START, *PERSON, "--apprentice")
+    for path in (folder / "apprentice").iterdir():
+        path.unlink()
+    evidence = tmp_path / "evidence.json"
+    counts = {name: {"bad": 0, "total": 100} for name in ("latency", "errors", "fallbacks")}
+    evidence.write_text(json.dumps({"measured_at_s": time.time(), "counts": counts}))
+    asked(capsys, "step", folder, "--evidence", evidence)
+    asked(capsys, "approve", folder, "--why", "x")
+    (reason,) = asked(capsys, "step", folder, "--evidence", evidence)["gate"]["reasons"]
+    assert reason["code"] == "apprentice_unknown"
+
+
 def test_silence_teaches_only_where_it_is_consent() -> None:
     quick = ApprenticeConfig(good=0.1, too_many=0.5, alpha=0.2)
     assert [one.level for one in replay(quick, [Line("expired")] * 5)] == ["imitate"] * 5
@@ -183,6 +288,7 @@ def test_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             1,
             "/returns",
         ),
+        (["start", "r", *START, "--why", "x", "--apprentice", "--strategy", "blue-green"], 2, "--apprentice"),
         (["ab", "nowhere.json", "--effect", "1"], 1, "nowhere"),
         (["ab", "nowhere.json"], 2, "--effect"),
         (["manifest", "nowhere", "--kind", "argo", "--image", "i"], 2, "nowhere"),

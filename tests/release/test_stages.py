@@ -36,6 +36,20 @@ def test_a_plan_becomes_stages_and_a_file_and_a_release_again() -> None:
         release_from_json({"name": "r7"})
 
 
+def test_an_apprentice_proposes_and_does_not_act() -> None:
+    release = staged("r7", "v2", "v1", PLAN, shadow_requests=100, apprentice=True)
+    assert [(stage.kind, stage.acts) for stage in release.stages[:3]] == [
+        ("shadow", False),
+        ("apprentice", False),
+        ("canary", True),
+    ]
+    assert release.routing(1) == Routing("v1", shadow="v2")
+    assert release_from_json(json.loads(json.dumps(release.to_json()))) == release
+    for kind, prove in (("apprentice", "service"), ("shadow", "autonomy"), ("canary", "autonomy")):
+        with pytest.raises(ConfigError):
+            Stage(kind, 0.0 if kind != "canary" else 0.1, Demand(prove))  # type: ignore[arg-type]
+
+
 def test_one_version_is_live_at_every_stage() -> None:
     release = staged("r7", "v2", "v1", PLAN, shadow_requests=1_000)
     shares = [release.routing(index).share for index in range(4)]

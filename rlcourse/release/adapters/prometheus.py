@@ -269,7 +269,7 @@ def step(controller: Controller, source: PrometheusEvidence, verdict: OffPolicyV
     if state is None:  # harm of the last day is harm
         return controller.tick(source.evidence(now_s - DAY_S, now_s), verdict)
     began_s = state.since_s if state.began_s is None else state.began_s
-    if state.stage >= 0 and controller.release.stages[state.stage].kind == "shadow":
+    if state.stage >= 0 and not controller.release.stages[state.stage].acts:
         return controller.tick(source.evidence(began_s, now_s, shadow=True), verdict)
     counts_since_s = state.since_s if state.acts_since_s is None else state.acts_since_s
     return controller.tick(source.evidence(began_s, now_s, counts_since_s=counts_since_s), verdict)
