@@ -15,6 +15,7 @@ from rlcourse.devices import torch_threads
 from rlcourse.errors import ConfigError, DatasetInvalidError
 from rlcourse.evaluation.off_policy import (
     BLIND,
+    COMPARABLE,
     ENDLESS,
     FROZEN,
     WEIGHING,
@@ -166,7 +167,11 @@ def run(config: Ope) -> int:
                 policy=policy,
             )
         assert log is not None  # __post_init__ refuses an empty list
-        logger = logger_value(log, seeds=seeds, confidence=config.confidence, resamples=config.resamples)
+        until_the_cut, endless = (
+            logger_value(log, seeds=seeds, endless=one, confidence=config.confidence, resamples=config.resamples)
+            for one in (False, bool(ENDLESS & set(config.estimators)))
+        )
+        logger = endless if config.decide_by in ENDLESS else until_the_cut
     answer = judge(
         {name: one.values[config.decide_by] for name, one in found.items() if config.decide_by in one.values},
         logger,
@@ -177,7 +182,7 @@ def run(config: Ope) -> int:
             name: str(one.silent[config.decide_by]) for name, one in found.items() if config.decide_by in one.silent
         },
     )
-    show_result(readable(config, found, logger, answer), config.json)
+    show_result(readable(config, found, (until_the_cut, endless), answer), config.json)
     if config.plot is not None:
         picture(config.plot, found, logger, title=config.dataset)
         say(f"picture written to {config.plot}")
@@ -258,10 +263,16 @@ def _continuous_policy(name: str, dataset: Dataset, actions: ContinuousActions, 
     return policy
 
 
-def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answer: OffPolicyVerdict) -> str:
+def readable(
+    config: Ope, found: dict[str, Assessment], loggers: tuple[Resampled, Resampled], answer: OffPolicyVerdict
+) -> str:
     """Tables, then the verdict and what speaks against it."""
     header = ["policy", "estimator", f"value [{config.confidence:.0%} interval]", ""]
-    rows = [["(the logger)", "its own returns", str(logger.interval), ""]]
+    until_the_cut, endless = loggers
+    rows = [["(the logger)", "its own returns", str(until_the_cut.interval), ""]]
+    cut_off = _cut_off(found)
+    if cut_off:
+        rows.append(["(the logger)", "if it had gone on", str(endless.interval), "given this fit"])
     rows += [
         [name, estimator, str(value.interval), "given this fit" if estimator in FROZEN else ""]
         for name, one in found.items()
@@ -299,7 +310,7 @@ def readable(config: Ope, found: dict[str, Assessment], logger: Resampled, answe
         table(header, rows),
         *(["", FIT] if FROZEN & set(config.estimators) else []),
         *_unanswered(found),
-        *(["", cut_off] if (cut_off := _cut_off(found)) else []),
+        *(["", cut_off] if cut_off else []),
         "",
         *_bounds_table(config, found),
         "",
@@ -338,7 +349,7 @@ def _unanswered(found: dict[str, Assessment]) -> list[str]:
 def _cut_off(found: dict[str, Assessment]) -> str:
     beyond = max(one.diagnostics.beyond for one in found.values())
     further = sorted({name for one in found.values() for name in one.values} & ENDLESS)
-    if beyond <= Demands().most_beyond or not further:
+    if beyond <= COMPARABLE or not further:
         return ""
     return (
         f"Episodes were cut off, and {beyond:.0%} of the discounted time comes later. {', '.join(further)}: what would be "

@@ -44,6 +44,7 @@ from rlcourse.evaluation.off_policy.models import (
     FQEConfig,
     LinearModel,
     ModelValues,
+    after_the_cut,
     fitted_q_evaluation,
     linear_model,
     linear_values,
@@ -54,6 +55,7 @@ from rlcourse.evaluation.off_policy.ranking import expected_regrets, rank_correl
 from rlcourse.evaluation.off_policy.simulation import Dynamics, DynamicsConfig, fit_dynamics, simulated_values
 from rlcourse.evaluation.off_policy.trajectories import Propensities, Trajectories
 from rlcourse.evaluation.off_policy.verdict import (
+    COMPARABLE,
     Basis,
     Decision,
     Demands,
@@ -64,6 +66,7 @@ from rlcourse.evaluation.off_policy.verdict import (
 
 __all__ = [
     "BLIND",
+    "COMPARABLE",
     "DESCRIPTIONS",
     "ENDLESS",
     "ESTIMATOR_NAMES",
@@ -91,6 +94,7 @@ __all__ = [
     "Resampled",
     "Statistic",
     "Trajectories",
+    "after_the_cut",
     "assess",
     "bounds",
     "diagnose",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -27,6 +27,7 @@ from rlcourse.evaluation.off_policy.models import (
     FQEConfig,
     LinearModel,
     ModelValues,
+    after_the_cut,
     fitted_q_evaluation,
     linear_model,
     step_weights,
@@ -143,14 +144,33 @@ def assess(
     return Assessment(values, diagnose(log, weights), bounded, silent)
 
 
-def logger_value(log: Trajectories, *, seeds: Seeds, confidence: float = 0.95, resamples: int = 1_000) -> Resampled:
-    """What the policy that acted is worth: the mean of its own returns, resampled by the same draws as :func:`assess`."""
-    return resample(
-        RatioStatistic.mean(log.returns()),
-        rng=seeds.numpy("bootstrap"),
-        confidence=confidence,
-        resamples=resamples,
+def logger_value(
+    log: Trajectories,
+    *,
+    seeds: Seeds,
+    endless: bool = False,
+    features: Tensor | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1_000,
+) -> Resampled:
+    """What the policy that acted is worth: the mean of its own returns, resampled by the same draws as :func:`assess`.
+
+    Args:
+        log: of any policy in question; what it would do does not matter here.
+        seeds: the same as for :func:`assess`.
+        endless: count what would have been earned if nothing had cut episodes off, as :data:`ENDLESS` estimators do; a linear
+            model says how much that is (:func:`~rlcourse.evaluation.off_policy.models.after_the_cut`).
+        features: of that model; by default :func:`quadratic_features`.
+        confidence: of the interval.
+        resamples: B.
+    """
+    returns = log.returns()
+    if endless:
+        returns = returns + after_the_cut(log, quadratic_features(log) if features is None else features, ridge=RIDGE)
+    found = resample(
+        RatioStatistic.mean(returns), rng=seeds.numpy("bootstrap"), confidence=confidence, resamples=resamples
     )
+    return replace(found, endless=endless)
 
 
 RIDGE = 1e-3

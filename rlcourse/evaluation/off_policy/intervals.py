@@ -26,6 +26,8 @@ class Resampled:
     estimate: float
     values: Array  # (B,), the same draws for every statistic that was given the same generator state
     interval: Interval
+    endless: bool = False
+    """Of a logger's value: whether it counts what would have been earned if nothing had cut episodes off."""
 
     @property
     def defined(self) -> bool:

@@ -279,6 +279,30 @@ def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -
     return ModelValues(q, value[:, :-1], tail, behind=tail.mean().expand(log.num_episodes))
 
 
+def after_the_cut(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> Tensor:
+    r"""What the *logger* would have earned behind each cut-off end, discounted to the episode's beginning.
+
+    A linear model of its values, :math:`\sum \phi(s)(\phi(s) - \gamma\,\phi(s'))^\top \theta = \sum \phi(s)\,r`, with the logged
+    next state. Bradtke and Barto (1996), LSTD. It is asked where the log is, and there its form matters least.
+
+    Args:
+        log: made by :meth:`Trajectories.from_episodes`.
+        features: ``(N, T + 1, F)`` of the states.
+        ridge: added to the matrix's diagonal.
+
+    Returns:
+        ``(N,)``, 0 where the task ended.
+    """
+    _, ended, _ = _asking(log)
+    states, lengths = features.double(), log.mask.sum(-1)
+    here = states[:, :-1] * log.mask.unsqueeze(-1)
+    goes_on = (1.0 - _last(log.mask, ended)).unsqueeze(-1)
+    matrix = torch.einsum("ntf,ntg->fg", here, states[:, :-1] - log.gamma * goes_on * states[:, 1:])
+    right = torch.einsum("ntf,nt->f", here, log.reward)
+    theta = torch.linalg.solve(matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype), right)
+    return log.gamma**lengths * _tail(states @ theta, log, ended)
+
+
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     # (B, P, P) and (B, P) to (B, P).
     solution: Tensor = torch.linalg.solve(matrix, right.unsqueeze(-1)).squeeze(-1)

@@ -20,6 +20,8 @@ from rlcourse.objectives.importance import probability_worse
 Decision = Literal["promote", "reject", "inconclusive"]
 Basis = Literal["episodes", "steps"]
 """Whether an estimate rests on weights of whole episodes or of single steps."""
+COMPARABLE = 0.01
+"""So much of the discounted time may be counted on one side of a comparison alone."""
 ERRORS = 3.0
 """Standard errors that a mean of weights is granted before it counts as something other than 1."""
 GUESSED = " Its weights rest on guessed propensities: the accepted risk does not cover the error in them."
@@ -42,9 +44,9 @@ class Demands:
     """Largest Pareto k of the weights."""
     most_negative: float = 0.05
     """Largest share of the step weights that may come out negative, where the estimate rests on them."""
-    most_beyond: float = 0.01
-    """Largest share of discounted time behind the ends of cut-off episodes, where the estimate counts it and the logger's
-    returns do not."""
+    most_beyond: float = 0.3
+    """Largest share of discounted time behind the ends of cut-off episodes, where the estimate counts it: models alone speak of
+    that."""
     most_unlogged: float = 0.05
     """Largest probability that a policy may put on actions that are nowhere in the log."""
     farthest_mean: float = 0.1
@@ -236,9 +238,14 @@ def _objections(
                 else f"{negative:.0%} of its step weights are negative: the features cannot say where it would be.",
             ),
             (
-                about.beyond > demands.most_beyond,
+                about.beyond > COMPARABLE and not logger.endless,
                 f"episodes were cut off, and {about.beyond:.0%} of the discounted time comes later: the estimate counts it, "
-                "the logger's returns do not. Decide by wdr or dr, or lower gamma.",
+                "the logger's returns do not. Give judge() what logger_value(..., endless=True) says.",
+            ),
+            (
+                about.beyond > demands.most_beyond,
+                f"episodes were cut off, and of the {about.beyond:.0%} of the discounted time that come later models alone "
+                "speak. Decide by wdr or dr, or lower gamma.",
             ),
             (
                 _surely(about.mean_ratio, about.mean_ratio_error) < -demands.farthest_mean,

@@ -18,12 +18,14 @@ from rlcourse.evaluation.off_policy import (
     RatioStatistic,
     Statistic,
     Trajectories,
+    after_the_cut,
     direct,
     doubly_robust,
     fitted_q_evaluation,
     importance_sampling,
     linear_model,
     linear_values,
+    logger_value,
     marginalised,
     marginalised_doubly_robust,
     per_decision,
@@ -169,6 +171,19 @@ def test_what_is_earned_until_the_cut_is_estimated_without_bias_whatever_the_mod
     assert abs(float(each.mean()) - earned) < 4 * error and error < 0.03 * earned
     wrong = replace(invented(log, tail=True), behind=behind)
     assert value_of(weighted_doubly_robust(log, wrong)) == pytest.approx(earned, rel=0.02)
+
+
+def test_what_the_logger_would_have_earned_after_the_cut_comes_from_a_model_of_the_logger() -> None:
+    mdp, log = problem(ending=0.05), played(problem(ending=0.05), 20_000, 4, 0.95, Seeds(9).torch("episodes"))
+    assert log.obs is not None and log.terminated is not None
+    whole, within = (
+        float(mdp.start @ one) for one in (mdp.value(BEHAVIOUR, 0.95), mdp.value_within(BEHAVIOUR, 0.95, 4))
+    )
+    plain = logger_value(log, seeds=Seeds(0), resamples=2)
+    endless = logger_value(log, seeds=Seeds(0), endless=True, features=log.obs, resamples=2)
+    assert plain.estimate == pytest.approx(within, rel=0.02) and not plain.endless
+    assert endless.estimate == pytest.approx(whole, rel=0.02) and endless.endless
+    assert bool((after_the_cut(log, log.obs)[log.terminated] == 0.0).all()) and whole > 1.5 * within
 
 
 def test_taking_off_what_comes_later_makes_doubly_robust_estimates_calm() -> None:

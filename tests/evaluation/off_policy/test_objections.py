@@ -93,6 +93,11 @@ def test_the_logger_is_neither_better_nor_worse_than_itself_where_its_episodes_w
     assert abs(found.values["linear"].estimate) > 1.5 * abs(logger.estimate)
     answer = judge({"same": found.values["mdr"]}, logger, {"same": found.diagnostics}, basis="steps")
     assert answer.decision == "inconclusive" and "61% of the discounted time comes later" in answer.reason
+    endless = logger_value(log, seeds=Seeds(0), endless=True)
+    assert endless.estimate == pytest.approx(paid / 0.01, rel=0.03)
+    answer = judge({"same": found.values["mdr"]}, endless, {"same": found.diagnostics}, basis="steps")
+    (objection,) = answer.evidence[0].objections
+    assert answer.decision == "inconclusive" and "models alone speak" in objection
 
 
 def test_an_estimate_that_goes_on_is_fine_where_nothing_was_cut_off_or_little_is_left() -> None:
