@@ -87,8 +87,9 @@ class World:
     """The three writers, at work."""
 
     def __init__(self, folder: Path, saved: Callable[..., Any]) -> None:
-        self.folder = folder
+        self.folder, self.later_s = folder, 0.0
         self.assembly: Assembly = assembled(folder / "state")
+        self.assembly.service.wall = self.wall
         for version in range(2):
             self.assembly.load("rl_policy", saved("logits", version)[0], version=f"v{version}")
         self.assembly.load("remembers", saved("recurrent")[0], version="v0")
@@ -117,7 +118,11 @@ class World:
             baselines={"rl_policy": 4.0},
         )
         # An hour later everything is mature, and what was not rewarded never will be.
-        return Sidecar(LogFollower(log), watch, None, say=pytest.fail, clock=lambda: time.time() + 3600.0)
+        return Sidecar(LogFollower(log), watch, None, say=pytest.fail, clock=lambda: self.wall() + 3600.0)
+
+    def wall(self) -> float:
+        """What the clock of the service says."""
+        return time.time() + self.later_s
 
     def texts(self) -> dict[Source, str]:
         """What a scrape of each finds now."""
@@ -161,7 +166,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Source, str]
     world = World(folder, saved)
     world.ask(*odd())
     first = world.texts()
-    world.ask(*days("after"), *days("unusable", sound=False), *odd())
+    for hours, asking in ((0, days("after")), (6, days("unusable", sound=False)), (12, odd())):
+        world.later_s = 3600.0 * hours  # the drift checks look four times a day
+        world.ask(*asking)
+        world.texts()
     world.assembly.service.shadows.close()
     last = world.texts()
     world.assembly.close()
