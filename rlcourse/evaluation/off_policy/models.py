@@ -282,8 +282,9 @@ def linear_values(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -
 def after_the_cut(log: Trajectories, features: Tensor, *, ridge: float = 1e-6) -> Tensor:
     r"""What the *logger* would have earned behind each cut-off end, discounted to the episode's beginning.
 
-    A linear model of its values, :math:`\sum \phi(s)(\phi(s) - \gamma\,\phi(s'))^\top \theta = \sum \phi(s)\,r`, with the logged
-    next state. Bradtke and Barto (1996), LSTD. It is asked where the log is, and there its form matters least.
+    A linear model of its values, with the logged next state:
+    :math:`\sum \phi(s)(\phi(s) - \gamma\,\phi(s'))^\top \theta = \sum \phi(s)\,r`. Bradtke and Barto (1996), LSTD. It is asked
+    where the log is, and there its form matters least.
 
     Args:
         log: made by :meth:`Trajectories.from_episodes`.
