@@ -160,7 +160,7 @@ class Hall:
         PolicyArtifact.from_policy(policy, algorithm="bc", env_id=ServerRoom.env_id).save(folder / "policy")
         log = DecisionLogConfig(flush_interval_s=0.001)
         self.assembly = Assembly(
-            AssemblyConfig(ServerConfig(), HttpConfig(), ServiceConfig(), ShelfConfig(), log), state=folder
+            AssemblyConfig(ServerConfig(), HttpConfig(), ServiceConfig(), ShelfConfig(), log), state=folder, replay=True
         )
         self.assembly.load("rl_policy", folder / "policy", version="v1")
         self.assembly.service.wall = lambda: self.now_s
