@@ -205,14 +205,19 @@ def room_lines(rooms: list[RoomsRow]) -> list[list[str]]:
 
 def said_of_rooms(rooms: list[RoomsRow]) -> str:
     """Which targets each remedy misses."""
-    parts = []
+    met, missed = [], []
     for (spread, remedy), found in by_remedy(rooms).items():
-        missed = [claim for claim, holds in targets(found).items() if not holds]
+        claims = [claim for claim, holds in targets(found).items() if not holds]
         if max(row.rolled_back.estimate for row in found if "equal" in row.candidate) > PROMISE:
-            missed.append(f"the gate's own promise of {PROMISE:.1%}")
-        verdict = "all targets met" if not missed else f"**missed**: {' and '.join(missed)}"
-        parts.append(f"{REMEDIES[remedy]}, {spread:.0%}: {verdict}")
-    return "; ".join(parts) + "."
+            claims.append("the gate's own promise")
+        if claims:
+            missed.append(f"- *{REMEDIES[remedy]}*, {spread:.0%}: {'; '.join(claims)}.")
+        else:
+            met.append(f"*{REMEDIES[remedy]}* ({spread:.0%})")
+    return (
+        f"The same targets, and the gate's own promise to roll back an equal release in {PROMISE:.1%} of cases at most, are "
+        f"met with {', '.join(met)}. **Missed**:\n\n" + "\n".join(missed)
+    )
 
 
 def cells(row: StudyRow) -> list[str]:

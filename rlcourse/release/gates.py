@@ -375,7 +375,7 @@ def _compared(evidence: LiveEvidence, variation: Variation) -> Contrast:
 def _too_few(evidence: LiveEvidence, variation: Variation, demand: Demand) -> Reason | None:
     if variation.rooms is None or evidence.rooms is None:
         return None
-    most = float(attainable(evidence.rooms, variation))
+    most = attainable(evidence.rooms, variation)
     if most >= demand.information:
         return None
     count = int((evidence.rooms.episodes[:, 1].sum(axis=0) > 0.0).sum())

@@ -120,12 +120,22 @@ def matched_rooms(rooms: Tally, variation: Variation) -> Contrast:
     return Contrast(estimate, information, (by_day[..., CANDIDATE] * both).sum(axis=-1))
 
 
-def attainable(rooms: Tally, variation: Variation) -> Array:
-    """Information that the same rooms would hold if the last day went on for ever, ``(...)``."""
+def attainable(rooms: Tally, variation: Variation) -> float:
+    """Information that the same rooms would hold if the last day on which both versions ran went on for ever.
+
+    Infinite where there was none yet: nobody knows then how many rooms will come.
+
+    Args:
+        rooms: ``(D, 2, S)`` of one release.
+        variation: as in :func:`matched_rooms`.
+    """
+    (both,) = np.nonzero((rooms.episodes.sum(axis=-1) > 0.0).all(axis=-1))
+    if not len(both):
+        return np.inf
     noise, between = _learnt(rooms, variation)
     episodes = rooms.episodes.copy()
-    episodes[..., -1, :, :] *= FOR_EVER
-    return _least_squares(episodes, np.zeros_like(episodes), noise, between)[1]
+    episodes[both[-1]] *= FOR_EVER
+    return float(_least_squares(episodes, np.zeros_like(episodes), noise, between)[1])
 
 
 def design_information(sizes: Sequence[int], fleet: int, variation: Variation) -> float:

@@ -110,9 +110,15 @@ def test_the_promise_holds_for_thirty_evenings_in_rooms_that_differ_and_did_not_
 
 def test_what_four_rooms_cannot_tell() -> None:
     rooms = drawn([4] * 10, 80, 1, Seeds(4).numpy("returns"))
-    most = float(attainable(rooms, KNOWN)[0])
+    one = Tally(*(part[0] for part in rooms))
+    most = attainable(one, KNOWN)
     assert most == pytest.approx(1.0 / (0.64 / 4 + 0.64 / 76), rel=1e-3)
-    assert matched_rooms(rooms, KNOWN).information[0] < most
+    assert matched_rooms(one, KNOWN).information < most
+    # A day on which the candidate has not run yet changes nothing, and before the first one nobody can tell.
+    waiting = Tally(*(np.concatenate([part, part[:1] * [[1.0], [0.0]]]) for part in one))
+    assert attainable(waiting, KNOWN) == pytest.approx(most, rel=0.01)
+    nothing = rooms_of([], [], [], []).tally
+    assert (attainable(nothing, KNOWN), float(matched_rooms(nothing, KNOWN).information)) == (np.inf, 0.0)
 
 
 def test_the_plan_knows_how_many_rooms_it_needs() -> None:
