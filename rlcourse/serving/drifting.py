@@ -19,13 +19,13 @@ class DriftWindows:
     """The last mature episodes of one policy; asked ``monitor`` about whenever enough new ones have come.
 
     Args:
-        monitor: holds the reference; its window and its stride count mature episodes, usable or not.
+        monitor: holds the reference; its window and its stride count mature episodes, usable or not, and its budget the looks
+            of a day.
     """
 
     def __init__(self, monitor: DriftMonitor) -> None:
-        self._monitor = monitor
+        self._monitor, self.looks = monitor, monitor.config.looks()
         self._window: deque[tuple[Episodes, EpisodeRecord] | None] = deque(maxlen=monitor.config.window_episodes)
-        self._since = 0
         self.problem = ""
         """Why the last window could not be checked."""
 
@@ -37,12 +37,7 @@ class DriftWindows:
             record: what was counted of it.
         """
         self._window.append(_usable(lines, record, self._monitor.ruler.num_actions))
-        self._since += 1
-        config = self._monitor.config
-        if len(self._window) < config.window_episodes or self._since < config.stride_episodes:
-            return False
-        self._since = 0
-        return True
+        return self.looks.episode(record.mature_s)
 
     def look(self) -> DriftReport | None:
         """Compare the window with the reference; ``None`` if it could not be, and :attr:`problem` says why."""
@@ -89,7 +84,7 @@ def read_reference(name: str, policy: str | None, root: Path | None, followed: P
 
     Raises:
         DataError: there is nothing of that name, it is damaged, or no episode can be used.
-        ConfigError: the log that is followed is its own reference, or actions are continuous.
+        ConfigError: the log that is followed is its own reference.
     """
     folder = Path(name)
     if folder.is_dir() and any(folder.glob("*.jsonl")):
@@ -97,12 +92,6 @@ def read_reference(name: str, policy: str | None, root: Path | None, followed: P
             raise ConfigError(
                 "A log that is its own reference never drifts.", mend="Copy a stretch of good days, or make a data set."
             )
-        episodes, num_actions = read_episodes(folder, policy).episodes, None
-    else:
-        found = load_dataset(name, root=root)
-        episodes, num_actions = found.episodes, found.card.num_actions
-    if episodes.continuous:
-        raise ConfigError(
-            f"{name} has continuous actions.", mend="Leave --reference out; drift is checked for counted actions alone."
-        )
-    return episodes, num_actions
+        return read_episodes(folder, policy).episodes, None
+    found = load_dataset(name, root=root)
+    return found.episodes, found.card.num_actions

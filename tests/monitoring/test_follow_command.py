@@ -27,7 +27,7 @@ from tests.monitoring.logs import Written
 from tests.monitoring.test_end_to_end import found
 from tests.monitoring.test_follow_watch import play
 from tests.monitoring.test_stack import command, until
-from tests.monitoring.worlds import small_plant
+from tests.monitoring.worlds import small_plant, steady_plant
 
 
 def words(folder: Path, *more: object) -> list[str]:
@@ -94,6 +94,15 @@ def test_what_a_reference_may_be(tmp_path: Path, kind: str) -> None:
     assert [one.feature for one in named.compare(named.reference).findings if one.check == "ks"] == list(called)
     with pytest.raises(ConfigError, match=f"{size - 1} names for the {size} entries"):
         drift_monitor(Follow(log=tmp_path, reference=name, root=tmp_path, features=called[1:]))
+
+
+def test_a_reference_of_continuous_actions_says_what_is_not_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(Written(tmp_path / "reference"), steady_plant(12, np.random.default_rng(0)), 0.0)
+    monitor = drift_monitor(Follow(log=tmp_path, reference=str(tmp_path / "reference")))
+    assert monitor is not None and monitor.ruler.action_names == ("0", "1")
+    assert "concept drift is not" in capsys.readouterr().err
 
 
 def test_a_reference_that_is_small_beside_its_windows_is_told_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlcourse.serving.sidecar import Sidecar, read_saved
 from rlcourse.serving.tracking import WatchConfig
 from rlcourse.serving.watching import LogWatch
 from tests.monitoring.logs import Written
-from tests.monitoring.worlds import small_plant
+from tests.monitoring.worlds import small_plant, steady_plant
 
 
 class World:
@@ -355,6 +356,35 @@ def test_drift_is_found_in_a_log_and_not_where_there_is_none(tmp_path: Path) -> 
     world.at(LATER_S + 200.0)
     assert world.registry.get_sample_value("rl_drift_alarm", {"policy": "p", "check": "ks"}) == 1.0
     assert world.registry.get_sample_value("rl_drift_windows_total", {"policy": "p", "check": "ks"}) == 2.0
+
+
+def test_a_busy_log_is_looked_at_no_oftener_than_the_budget_allows(tmp_path: Path) -> None:
+    """A hundred short episodes in two minutes: four windows, one look."""
+    log, world = Written(tmp_path), World(tmp_path, drift=monitor())
+    play(log, small_plant(100, np.random.default_rng(5)), 0.0)
+    world.at(300.0)
+    play(log, small_plant(1, np.random.default_rng(6)), LATER_S)
+    world.at(LATER_S + 200.0)
+    assert world.registry.get_sample_value("rl_drift_windows_total", {"policy": "p", "check": "ks"}) == 2.0
+
+
+def test_continuous_actions_are_watched_in_a_log(tmp_path: Path) -> None:
+    config = DriftConfig(window_episodes=24, stride_episodes=24)
+    watching = DriftMonitor.fit(steady_plant(80, np.random.default_rng(7)), 0, config, seeds=Seeds(0))
+    log, world = Written(tmp_path), World(tmp_path, drift=watching)
+    good = steady_plant(24, np.random.default_rng(8))
+    play(log, good, 0.0)
+    world.at(200.0)
+    names = ("ks", "mmd", "actions", "rewards")
+
+    def alarms() -> list[float | None]:
+        return [world.registry.get_sample_value("rl_drift_alarm", {"policy": "p", "check": name}) for name in names]
+
+    assert alarms() == [0.0] * 4
+    play(log, replace(good, actions=good.actions + np.float32(1.0)), LATER_S)
+    world.at(LATER_S + 200.0)
+    assert alarms() == [0.0, 0.0, 1.0, 0.0]
+    assert world.registry.get_sample_value("rl_drift_alarm", {"policy": "p", "check": "concept"}) is None
 
 
 def test_the_monitor_is_given_the_episodes_that_were_played(tmp_path: Path) -> None:
