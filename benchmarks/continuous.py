@@ -18,7 +18,7 @@ import argparse
 import json
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,12 @@ def main() -> int:
     parser.add_argument("part", choices=("speed", "study", "caution", "logs"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", nargs="+", choices=WALKERS, default=list(WALKERS), help="for logs")
     parser.add_argument("--peer-python", type=Path, default=PEER / "bin" / "python")
     arguments = parser.parse_args()
     command = f"python benchmarks/continuous.py {arguments.part}"
     if arguments.part == "logs":
-        walkers(command)
+        walkers(arguments.tasks, f"{command} --tasks {' '.join(arguments.tasks)}")
         return 0
     if arguments.part != "speed":
         (study if arguments.part == "study" else caution)(arguments.seeds, command)
@@ -182,10 +183,10 @@ def compared(quality: str, seeds: int, algorithms: tuple[str, ...], *options: st
     return compare(collected("Pendulum-v1", quality, 50_000), seeds, algorithms, *options)
 
 
-def walkers(command: str) -> None:
+def walkers(tasks: Sequence[str], command: str) -> None:
     """What half-learned robots did, and what they did all the way there."""
     rows, data = [], {}
-    for env_id, quality in product(WALKERS, ("medium", "medium-replay")):
+    for env_id, quality in product(tasks, ("medium", "medium-replay")):
         dataset = load_dataset(collected(env_id, quality, 100_000))
         card, found = dataset.card, summarise(dataset.episodes, dataset.card)
         returns, ends, told = found["returns"], found["ends"], card.details
