@@ -119,11 +119,32 @@ class VersionWatch:
         self.surprise = Window(config.window_decisions)  # -ln of the propensities of drawn actions
         # In step with ``pending``, which knows since when and not of what.
         self.awaited: OrderedDict[str, Awaited] = OrderedDict()
+        self.sessions: dict[str, set[str]] = {}  # of what is awaited, by request id and row
         self.running: dict[str, Running] = {}  # by the ledger's name
         self.decisions = self.rewards = self.told_expired = 0
         self.fallbacks: dict[str, int] = {}
 
+    def wait(self, key: str, now_s: float, decision: Awaited) -> None:
+        """For the reward of a decision; ``key``: its session, id and row, each on a line."""
+        session, _, asked = key.partition("\n")
+        self.pending.decided(key, now_s)
+        self.awaited[key] = decision
+        self.sessions.setdefault(asked, set()).add(session)
+        self.keep_in_step()
+
+    def rewarded(self, key: str, now_s: float) -> tuple[Awaited, float]:
+        """A decision that is awaited, and how long its reward took."""
+        found = self.awaited.pop(key)
+        self._forget(key)
+        return found, self.pending.rewarded(key, now_s) or 0.0
+
     def keep_in_step(self) -> None:
         """Forget what ``pending`` has given up."""
         while len(self.awaited) > len(self.pending):
-            self.awaited.popitem(last=False)
+            self._forget(self.awaited.popitem(last=False)[0])
+
+    def _forget(self, key: str) -> None:
+        session, _, asked = key.partition("\n")
+        self.sessions[asked].discard(session)
+        if not self.sessions[asked]:
+            del self.sessions[asked]

@@ -9,6 +9,9 @@ A decision without a session is an episode of one step. A session that goes on b
 time, each stretch as an episode that was abandoned. An episode belongs to the version that began it, whoever takes it
 over. Memory is bounded in episodes, in decisions whose reward is awaited, in versions, and in lines kept for drift.
 
+Request ids may come from clients, and two may use the same: a decision is known by its policy, session and id, as in
+:mod:`rlcourse.serving.decisions`.
+
 Costs, violations and overrides are taken from the rewards that name them, see :mod:`rlcourse.serving.outcomes`.
 
 The log's own times are the clock, so reading the same lines twice gives the same counts. After a restart the last stretch
@@ -58,7 +61,8 @@ class LogWatch:
         self.live = True
         """Whether counters count; see the module."""
         self.unmatched = 0
-        """Rewards of decisions that had expired, were rewarded before, or are not in the log."""
+        """Rewards of decisions that had expired, were rewarded before, or are not in the log; and those that name no session,
+        of an id that several sessions or policies have."""
         self.returns = DailyReturns(day_s=config.day_s, versions=config.max_versions, conditions=config.context)
         self._exporter, self._drift, self._baselines = exporter, drift, dict(baselines or {})
         self._context = config.context
@@ -132,13 +136,11 @@ class LogWatch:
     def _decision(self, line: wire.DecisionLine, now_s: float) -> None:
         seen = self._version(line.policy, line.version)
         for row, one in enumerate(rows_of(line, observations=self._drift is not None or self._context is not None)):
-            key = f"{line.request_id}\n{row}"
+            key = f"{line.session or ''}\n{line.request_id}\n{row}"
             running = self._episode(seen, key, one, now_s)
             if self._context is not None and key not in seen.awaited:  # not one that asked twice under one id
                 running.meet(_conditions(one, self._context), self._context)
-            seen.pending.decided(key, now_s)
-            seen.awaited[key] = Awaited(running, one.action)
-            seen.keep_in_step()
+            seen.wait(key, now_s, Awaited(running, one.action))
             seen.decisions += self.live
             self._keep(running, one)
             if one.fallback is not None and self.live:
@@ -158,7 +160,7 @@ class LogWatch:
         again = seen.awaited.get(key)
         if again is not None:  # a client that asked twice under one id
             return again.running
-        name, place = f"{line.session or ''}\n{key}", (line.policy, line.session or "")
+        name, place = key, (line.policy, line.session or "")
         owner, running = self._sessions.get(place, (None, None)) if line.session is not None else (None, None)
         if owner is not None and running is not None:
             anew = name in self._known
@@ -194,25 +196,41 @@ class LogWatch:
         running.lines = None
 
     def _reward(self, line: wire.RewardLine, now_s: float) -> None:
-        key = f"{line.request_id}\n{line.row}"
-        for (policy, version), seen in reversed(self._versions.items()):
-            # By the line's own time, as with episodes.
+        asked = f"{line.request_id}\n{line.row}"
+        place = self._rewarded(asked, line.session, now_s)
+        if place is None:
+            self.unmatched += self.live
+            return
+        (policy, version), session = place
+        seen = self._versions[policy, version]
+        found, delay_s = seen.rewarded(f"{session}\n{asked}", now_s)
+        self._observe("rl_reward_delay_seconds", max(0.0, delay_s), policy=policy, version=version)
+        seen.rewards += self.live
+        for name, amount, label in counters(found.action, line):
+            self._count(name, amount, policy=policy, version=version, **label)
+        self._spend(seen, found.running, line, now_s)
+        self._credit(self._owner(found.running, seen), found.running, line, now_s)
+        # Rows were told apart when they were kept.
+        self._keep(found.running, renamed(line, asked))
+
+    def _rewarded(self, asked: str, session: str | None, now_s: float) -> tuple[tuple[str, str], str] | None:
+        """Who decided, and in which session; ``None`` if nobody did, or if it could be any of several.
+
+        Args:
+            asked: request id and row.
+            session: that the reward names. It is then of that session, or of a decision that had none: that another one
+                still awaits a reward says nothing.
+            now_s: the line's own time, as with episodes.
+        """
+        found = []
+        for who, seen in reversed(self._versions.items()):
             seen.pending.expire(now_s)
             seen.keep_in_step()
-            found = seen.awaited.pop(key, None)
-            if found is None:
-                continue
-            delay_s = seen.pending.rewarded(key, now_s)
-            self._observe("rl_reward_delay_seconds", max(0.0, delay_s or 0.0), policy=policy, version=version)
-            seen.rewards += self.live
-            for name, amount, label in counters(found.action, line):
-                self._count(name, amount, policy=policy, version=version, **label)
-            self._spend(seen, found.running, line, now_s)
-            self._credit(self._owner(found.running, seen), found.running, line, now_s)
-            # Rows were told apart when they were kept.
-            self._keep(found.running, renamed(line, key))
-            return
-        self.unmatched += self.live
+            found += [(who, one) for one in seen.sessions.get(asked, ())]
+        if session is not None:
+            found = [one for one in found if one[1] == session] or [one for one in found if not one[1]]
+        # Of two versions of one policy, in one session, the last one asked answered the client.
+        return found[0] if len({(policy, one) for (policy, _), one in found}) == 1 else None
 
     def _spend(self, decider: VersionWatch, running: Running, line: wire.RewardLine, now_s: float) -> None:
         """Money and safety; they are the decider's, whoever began the episode."""

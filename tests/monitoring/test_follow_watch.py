@@ -173,6 +173,38 @@ def test_a_client_that_asks_twice_decides_once(tmp_path: Path) -> None:
     assert world.value("rl_rewards_expired_total") == 0.0
 
 
+@pytest.mark.parametrize("policies", [("p", "p"), ("p", "q")])
+def test_a_request_id_of_two_sessions_is_two_decisions(tmp_path: Path, policies: tuple[str, str]) -> None:
+    log, world = Written(tmp_path), World(tmp_path)
+    for session, policy in zip("ab", policies, strict=True):
+        log.decide(session, 0.0, request_id="same", policy=policy)
+    log.reward("same", 1.0, 4.0, session="a", terminated=True)
+    log.reward("same", 1.5, 5.0, session="a", terminated=True)
+    log.reward("same", 2.0, 1.0, session="b", terminated=True)
+    world.at(200.0)
+    world.watch.show()
+    means = {policy: world.value("rl_episode_return_mean", policy=policy) for policy in policies}
+    assert means == ({"p": 2.5} if policies == ("p", "p") else {"p": 4.0, "q": 1.0})
+    assert world.watch.unmatched == 1, "a second reward of one session is not the other session's"
+    assert not any(seen.sessions for seen in world.watch._versions.values())
+
+
+def test_a_reward_that_could_be_of_two_sessions_is_nobodys(tmp_path: Path) -> None:
+    log, world = Written(tmp_path), World(tmp_path)
+    for session in "ab":
+        log.decide(session, 0.0, request_id="same")
+    log.decide(None, 0.0, request_id="alone")
+    log.reward("same", 1.0, 4.0, terminated=True)
+    log.reward("alone", 1.0, 2.0, session="of-the-client")
+    world.at(200.0)
+    world.watch.show()
+    assert world.watch.unmatched == 1
+    assert world.value("rl_rewards_expired_total") == 2.0
+    assert world.value("rl_episode_return_mean") == pytest.approx(2.0 / 3), (
+        "the one without a session, and two of nothing"
+    )
+
+
 def test_memory_is_bounded_in_everything(tmp_path: Path) -> None:
     log = Written(tmp_path)
     world = World(
@@ -200,6 +232,7 @@ def test_memory_is_bounded_in_everything(tmp_path: Path) -> None:
         assert len(seen.running) <= 100
         assert len(seen.awaited) == len(seen.pending) <= 80
         assert list(seen.awaited) == list(seen.pending._since)
+        assert sum(map(len, seen.sessions.values())) == len(seen.awaited)
     assert world.watch.crowded_out > 0
     world.at(1_000.0)
     # Every episode of the versions that are still watched was counted once, crowded out or mature.
