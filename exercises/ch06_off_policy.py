@@ -132,6 +132,9 @@ def doubly_robust_returns(
     Unbiased whatever the model says, as long as the model was not fitted to the same episodes; the better the model, the
     less is left for the weights to multiply. Jiang and Li (2016), equation 10, unrolled.
 
+    Where episodes were cut off, that holds of what is earned until then, with a tail of 0. With the model's values in the tail
+    it is an estimate of what would be earned if nothing cut it off, and its last term is as good as the model.
+
     Args:
         cumulative: ``(N, T)``.
         reward: ``(N, T)``.

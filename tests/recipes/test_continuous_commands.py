@@ -111,7 +111,7 @@ def test_counted_actions_are_refused_by_what_cannot_learn_them(
     assert "Use bc, cql or iql" in capsys.readouterr().err
 
 
-def test_policies_with_a_density_are_judged_and_one_without_is_refused(
+def test_policies_with_a_density_are_judged_and_one_without_is_judged_by_models_alone(
     root: Path, policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "report.json"
@@ -123,8 +123,11 @@ def test_policies_with_a_density_are_judged_and_one_without_is_refused(
     assert content["verdict"]["decision"] != "promote"
     assert content["diagnostics"]["uniform"]["mean_weight"] == pytest.approx(1.0)  # the logger was just that
     capsys.readouterr()
-    assert main(["ope", *words, "--policy", str(policies / "td3-bc")]) == 1
-    assert "no density" in capsys.readouterr().err
+    assert main(["ope", *words, "--policy", str(policies / "td3-bc"), "--fqe.updates", "50"]) == 0
+    content, out = json.loads(target.read_text()), capsys.readouterr().out
+    assert {row["estimator"] for row in content["results"]} == {"fqe", "linear"}
+    assert content["verdict"]["decision"] == "inconclusive" and "no density" in content["verdict"]["reason"]
+    assert "No answer from wis, wpdis, wdr for" in out and "no density" in out
 
 
 @pytest.mark.parametrize(
