@@ -11,9 +11,9 @@ as well. Which mode a cluster has is decided where KServe is installed.
 
 The decision log is on a volume. Without ``state_claim`` it is the pod's own: a container that dies begins again with it, and
 with the pod it is gone, so something has to carry the log away meanwhile. With one, each pod writes into a folder of its name
-on the volume that is claimed, and what a pod has written stays. Knative has to allow it first, by its flags
-``kubernetes.podspec-persistent-volume-claim``, ``kubernetes.podspec-persistent-volume-write`` and
-``kubernetes.podspec-fieldref``.
+on the volume that is claimed, and what a pod has written stays. Knative has to allow it first, by its flags for
+pods, whose names all begin with *kubernetes.podspec-* and go on with *persistent-volume-claim*, *persistent-volume-write* and
+*fieldref*.
 """
 
 from __future__ import annotations
