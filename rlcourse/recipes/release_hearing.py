@@ -13,8 +13,8 @@ from rlcourse.release.controller import Controller
 from rlcourse.release.proposals import Heard, hear
 
 try:
-    from rlcourse.serving import wire
     from rlcourse.serving.decision_log import read_all_lines
+    from rlcourse.serving.mirrored import asked
     from rlcourse.serving.outcomes import overridden
 except ModuleNotFoundError as error:
     raise MissingExtraError(
@@ -41,23 +41,13 @@ def heard(log: Path, version: str, *, policy: str, since_s: float) -> list[Heard
 
     Where it failed it said nothing; that is the gate's affair.
     """
-    done: dict[str, wire.DecisionLine] = {}
-    would: dict[str, wire.ShadowLine] = {}
-    instead: dict[tuple[str, int], wire.RewardLine] = {}
-    for line in read_all_lines(log):
-        if isinstance(line, wire.RewardLine):
-            instead[line.request_id, line.row] = line
-        elif line.policy != policy:
-            continue
-        elif isinstance(line, wire.DecisionLine):
-            done[line.request_id] = line
-        elif line.version == version and line.time >= since_s and line.action is not None:
-            would[line.request_id] = line
+    pairs, rewards = asked(read_all_lines(log), version, policy=policy)
     found = []
-    for name, said in would.items():
-        if name not in done:  # its decision was lost to a kill
+    for done, said in pairs:
+        if said.time < since_s or said.action is None:
             continue
-        answers, own = ([one] if isinstance(one, int) else one for one in (done[name].action, said.action))
+        name = done.request_id
+        answers, own = ([one] if isinstance(one, int) else one for one in (done.action, said.action))
         if (
             not isinstance(answers, list)
             or not isinstance(own, list)
@@ -67,7 +57,7 @@ def heard(log: Path, version: str, *, policy: str, since_s: float) -> list[Heard
                 f"Decision {name} has continuous actions.", mend="Leave the apprentice stage out: there is no agreeing."
             )
         for row, (answer, proposed) in enumerate(zip(answers, own, strict=True)):
-            reward = instead.get((name, row))
+            reward = rewards.get((name, row))
             executed = None if reward is None else reward.executed
             acted = executed.action if executed is not None and overridden(answer, executed) else answer
             if isinstance(acted, int):

@@ -50,6 +50,17 @@ def mirrored(lines: Lines, version: str, *, policy: str = "rl_policy") -> list[M
     Raises:
         DatasetInvalidError: actions are continuous: of those nobody has written down how likely the shadow's were.
     """
+    pairs, rewards = asked(lines, version, policy=policy)
+    return [one for done, would in pairs for one in _rows(done, would, rewards)]
+
+
+def asked(
+    lines: Lines, version: str, *, policy: str
+) -> tuple[list[tuple[wire.DecisionLine, wire.ShadowLine]], Rewards]:
+    """What was decided beside what the shadow would have done, in the order of the shadow's answers; and all rewards.
+
+    Where a kill lost the decision, its shadow's answer is left out.
+    """
     done: dict[str, wire.DecisionLine] = {}
     would: dict[str, wire.ShadowLine] = {}
     rewards: Rewards = {}
@@ -62,12 +73,7 @@ def mirrored(lines: Lines, version: str, *, policy: str = "rl_policy") -> list[M
             done[line.request_id] = line
         elif line.version == version:
             would[line.request_id] = line
-    return [
-        one
-        for name, line in would.items()
-        if name in done  # or its decision was lost to a kill
-        for one in _rows(done[name], line, rewards)
-    ]
+    return [(done[name], line) for name, line in would.items() if name in done], rewards
 
 
 def _rows(done: wire.DecisionLine, would: wire.ShadowLine, rewards: Rewards) -> list[Mirrored]:
